@@ -1,0 +1,53 @@
+"""What every IPAM plugin of this package offers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from underlay.cni.config import PluginConfig
+    from underlay.cni.result import Result
+    from underlay.ipam.undo import Release
+
+
+class Holder(NamedTuple):
+    """Who holds an address: one NIC of one container."""
+
+    container_id: str
+    ifname: str
+
+
+class Allocator(Protocol):
+    """One IPAM plugin. ``conf`` is the configuration of the plugin that asks, whole; its "ipam" section is read.
+
+    ``deadline`` is on the ``time.monotonic`` clock, seconds.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in "ipam.type"."""
+
+    def add(
+        self,
+        conf: PluginConfig,
+        holder: Holder,
+        args: Mapping[str, str],
+        *,
+        record: Callable[[Release], None],
+        deadline: float,
+    ) -> Result:
+        """Choose and hold addresses. ``args`` is CNI_ARGS; ``record`` hears, before that, what gives them back."""
+
+    def check(self, conf: PluginConfig, holder: Holder, args: Mapping[str, str]) -> None:
+        """Raise CheckFailed unless what prevResult says is still held."""
+
+    def delete(self, conf: PluginConfig, holder: Holder, *, deadline: float) -> None:
+        """Give back everything of the holder; of what was never held: nothing."""
+
+    def status(self, conf: PluginConfig) -> None:
+        """Raise NotAvailable where ``add`` could not work."""
+
+    def gc(self, conf: PluginConfig, keep: frozenset[tuple[str, str]], *, deadline: float) -> None:
+        """Give back whatever is held by none of ``keep`` (container id, interface name)."""
