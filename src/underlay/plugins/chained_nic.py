@@ -1,0 +1,76 @@
+"""What veth and router do alike to the NIC that they are chained to: its hardware address, and who else has its IP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from underlay.cni.result import Result
+from underlay.errors import AddressInUse, InvalidConfig
+from underlay.net import announce, conflict, link
+from underlay.net.undo import RestoreMac
+from underlay.plugins import chained, hwaddr, ip_stack
+
+if TYPE_CHECKING:
+    from underlay.net.link import Link
+    from underlay.net.netns import Namespace
+    from underlay.plugins.chained import Chained
+    from underlay.plugins.context import Context
+    from underlay.plugins.hijack import Hijack
+
+
+def find(pod: Namespace, nic: Chained) -> Link:
+    """The link in the pod; raises InvalidConfig where prevResult names one that is not there."""
+    found = link.get(pod.rtnl, nic.name)
+    if found is None:
+        raise InvalidConfig(f'"prevResult.interfaces[{nic.position}]" {nic.name} is not in the pod')
+    return found
+
+
+def set_mac(hijack: Hijack, nic: Chained, found: Link, ctx: Context) -> str:
+    """Give the NIC the address that ``mac_prefix`` and its first IP address make; returns its hardware address.
+
+    The wire is told: neighbours may have learnt the old one.
+    """
+    if not hijack.mac_prefix or not nic.addresses:
+        return found.mac
+    wanted = hwaddr.from_number(hijack.mac_prefix, nic.addresses[0].value)
+    if wanted == found.mac:
+        return wanted
+    pod = ctx.sandbox()
+    ctx.undo.record(RestoreMac("pod", nic.name, found.mac, wanted))
+    pod.rtnl.batch((link.change(index=found.index, mac=wanted),))
+    announce.announce(pod, found.index, wanted, [chained.host_text(one) for one in nic.addresses])
+    return wanted
+
+
+def refuse_conflicts(hijack: Hijack, nic: Chained, index: int, mac: str, ctx: Context) -> None:
+    """Raise AddressInUse where another host on the wire answers for one of the NIC's addresses."""
+    if hijack.probing is None:
+        return
+    found = conflict.probe(
+        ctx.sandbox(),
+        index,
+        mac,
+        [chained.host_text(one) for one in nic.addresses],
+        interval=hijack.probing.interval,
+        retries=hijack.probing.retries,
+        deadline=ctx.deadline,
+    )
+    if found is not None:
+        raise AddressInUse(f"the address {found.address} of {nic.name} is in use by {found.mac}")
+
+
+def set_sysctls(hijack: Hijack, nic: Chained, ctx: Context) -> None:
+    """rp_filter in the pod and, where asked for, on the node; IPv6 on in the pod where the NIC uses it."""
+    pod = ctx.sandbox()
+    ip_stack.set_rp_filter(pod, hijack.rp_filter.value, ctx.undo)
+    if hijack.rp_filter.set_host:
+        ip_stack.set_rp_filter(ctx.host, hijack.rp_filter.value, ctx.undo)
+    if 6 in nic.families:
+        ip_stack.enable_ipv6(pod, ("all", "default"))
+
+
+def result(prev: Result | None, nic: Chained, found: Link, mac: str) -> Result:
+    """The prevResult as it is now: with the NIC's new hardware address where it got one."""
+    prev = prev or Result()
+    return prev if mac == found.mac else chained.with_mac(prev, nic.position, mac)

@@ -1,0 +1,108 @@
+"""What a built-in plugin is handed: the call, and the only ways in which it may touch the world.
+
+delegate (or `underlay plugin NAME`)
+    │  call = Call(...)            what is asked
+    │  ctx  = Context(...)         what may be used
+    ▼
+plugin.add(call, ctx) -> Result
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from underlay.errors import NamespaceGone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from underlay.cni.config import PluginConfig
+    from underlay.cni.result import Result
+    from underlay.net.netns import Namespace
+    from underlay.net.undo import UndoLog
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One plugin call: the plugin's configuration and for which NIC of which container.
+
+    ``netns`` is the CNI_NETNS path ("" on a DEL whose namespace is gone), ``args`` the parsed CNI_ARGS.
+    """
+
+    conf: PluginConfig
+    container_id: str
+    netns: str
+    ifname: str
+    args: Mapping[str, str]
+
+
+class Ipam(Protocol):
+    """Runs the ``ipam`` section of a call's configuration, in process or by exec. The caller does not care which."""
+
+    def add(self, call: Call) -> Result:
+        """Allocate; records how to give back before it returns."""
+
+    def check(self, call: Call) -> None:
+        """Raise CheckFailed unless the addresses of prevResult are still held."""
+
+    def delete(self, call: Call) -> None:
+        """Give back; of what was never held: nothing."""
+
+    def status(self, call: Call) -> None:
+        """Raise NotAvailable where the IPAM plugin could not serve ADD."""
+
+    def gc(self, call: Call, keep: frozenset[tuple[str, str]]) -> None:
+        """Give back whatever is held by none of ``keep`` (container id, interface name)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The world as one call may touch it.
+
+    ``host`` is the node's namespace, ``pod`` the container's (None on a DEL where it is gone); ``undo`` takes
+    every entry before its act; ``deadline`` is on the ``time.monotonic`` clock, seconds.
+    ``log(level, event, **fields)`` writes one structured line, level being "debug", "info", "warn" or "error";
+    with ``to=LogOptions`` into a plugin's own file as well.
+    """
+
+    host: Namespace
+    pod: Namespace | None
+    undo: UndoLog
+    ipam: Ipam
+    deadline: float
+    log: Callable[..., None]
+
+    def sandbox(self) -> Namespace:
+        """The pod's namespace, for verbs that cannot do without; raises NamespaceGone."""
+        if self.pod is None:
+            raise NamespaceGone("the container's network namespace is gone")
+        return self.pod
+
+
+class Plugin(Protocol):
+    """One CNI plugin.
+
+    ``add`` returns the whole result, prevResult's part included, and on an error leaves its undoing to the caller,
+    which holds the undo log. ``delete`` works without a ledger, from the configuration and prevResult alone, and never
+    raises for what is missing.
+    """
+
+    @property
+    def name(self) -> str:
+        """The type that configurations call it by."""
+
+    def add(self, call: Call, ctx: Context) -> Result:
+        """CNI ADD."""
+
+    def check(self, call: Call, ctx: Context) -> None:
+        """CNI CHECK: raise CheckFailed naming the first difference."""
+
+    def delete(self, call: Call, ctx: Context) -> None:
+        """CNI DEL where no ledger row says what to undo."""
+
+    def status(self, call: Call, ctx: Context) -> None:
+        """CNI STATUS: raise NotAvailable or LimitedConnectivity."""
+
+    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+        """CNI GC of what the plugin alone knows of (IPAM stores); attachments are the ledger's affair."""

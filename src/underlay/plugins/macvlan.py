@@ -1,0 +1,308 @@
+"""macvlan: a NIC of its own on a parent's wire (containernetworking/plugins, main/macvlan; the same keys).
+
+The link is made by one message, in the pod, under its final name and with an address that we chose, so that the undo
+log can tell it from a link of that name that was there before.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from underlay.cni import config
+from underlay.cni.result import Interface, Result
+from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, KernelError, NotAvailable, ParentMissing
+from underlay.net import announce, link, route
+from underlay.net.undo import DropLink
+from underlay.plugins import hwaddr, ip_stack, layer3
+from underlay.plugins.chained import host_addresses
+
+if TYPE_CHECKING:
+    from underlay.net.netns import Namespace
+    from underlay.plugins.context import Call, Context, Plugin
+
+# IPAM plugins that speak on the NIC itself, so that it must be there before them.
+_IPAM_ON_THE_WIRE: Final = frozenset({"dhcp"})
+
+
+class _Keys(msgspec.Struct, frozen=True):
+    master: str | None = None
+    mode: str | None = None
+    mtu: int | None = None
+    mac: str | None = None
+    link_in_container: bool | None = msgspec.field(name="linkInContainer", default=None)
+    bcqueuelen: int | None = None
+    accept_ra: bool | None = msgspec.field(name="acceptRA", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The plugin's configuration, validated as far as it can be without the kernel.
+
+    ``master`` is "" for the NIC of the default route, ``mtu`` 0 for the parent's, ``mac`` "" for one of our choice,
+    ``bcqueuelen`` None for the kernel's default. ``accept_ra`` (our own key, "acceptRA") lets the NIC take addresses
+    and routes from router advertisements.
+    """
+
+    master: str
+    mode: str
+    mtu: int
+    mac: str
+    in_pod: bool
+    bcqueuelen: int | None
+    accept_ra: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Macvlan:
+    """The plugin."""
+
+    name: str = field(default="macvlan", init=False)
+
+    def add(self, call: Call, ctx: Context) -> Result:
+        """Allocate, make the link, address it, announce it."""
+        settings = parse(call)
+        pod = ctx.sandbox()
+        parent = _parent(settings, pod if settings.in_pod else ctx.host)
+        _check_mtu(settings, parent)
+        addressed: Result | None = None
+        if call.conf.ipam_type and call.conf.ipam_type not in _IPAM_ON_THE_WIRE:
+            addressed = _allocate(call, ctx)
+        made = _make(call.ifname, settings, parent, ctx)
+        if call.conf.ipam_type and addressed is None:
+            addressed = _allocate(call, ctx)
+        _configure(made, settings, addressed, pod)
+        return _result(call, made, addressed)
+
+    def check(self, call: Call, ctx: Context) -> None:
+        """Compare the link with the configuration and with prevResult; ask IPAM."""
+        settings = parse(call)
+        pod = ctx.sandbox()
+        prev = call.conf.prev
+        if prev is None:
+            raise InvalidConfig('"prevResult" is missing: CHECK compares with it')
+        if call.conf.ipam_type:
+            ctx.ipam.check(call)
+        position = _position(prev, call)
+        nic = link.get(pod.rtnl, call.ifname)
+        if nic is None:
+            raise CheckFailed(f"the pod has no NIC {call.ifname} any more")
+        _check_link(nic, settings, _parent(settings, pod if settings.in_pod else ctx.host))
+        wanted = prev.interfaces[position].mac.lower()
+        if wanted and nic.mac != wanted:
+            raise CheckFailed(f"{nic.name} has hardware address {nic.mac}, not {wanted}")
+        layer3.check_addresses(pod, nic, prev, position)
+        layer3.check_routes(pod, nic, prev)
+
+    def delete(self, call: Call, ctx: Context) -> None:
+        """Give the addresses back and delete the link."""
+        if call.conf.ipam_type:
+            ctx.ipam.delete(call)
+        if ctx.pod is None:
+            return
+        nic = link.get(ctx.pod.rtnl, call.ifname)
+        if nic is not None and nic.kind == "macvlan":
+            link.delete_group(ctx.pod.rtnl, [nic.index])
+
+    def status(self, call: Call, ctx: Context) -> None:
+        """Raise NotAvailable where there is no parent, or IPAM says so."""
+        settings = parse(call)
+        if call.conf.ipam_type:
+            ctx.ipam.status(call)
+        if settings.in_pod:
+            return
+        try:
+            _parent(settings, ctx.host)
+        except ParentMissing as error:
+            raise NotAvailable(error.message, hint=error.hint) from error
+
+    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+        """Let IPAM give back what nobody holds."""
+        if call.conf.ipam_type:
+            ctx.ipam.gc(call, keep)
+
+
+def parse(call: Call) -> Settings:
+    """The configuration of a call; raises InvalidConfig or DecodeFailure naming the key."""
+    keys = config.decode(call.conf.raw, _Keys)
+    mode = keys.mode or "bridge"
+    if mode not in link.MACVLAN_MODES:
+        raise InvalidConfig(f'"mode" {mode[:60]!r} is none of {", ".join(link.MACVLAN_MODES)}')
+    for key in ("mtu", "bcqueuelen"):
+        if (getattr(keys, key) or 0) < 0:
+            raise InvalidConfig(f'"{key}" {getattr(keys, key)} is negative')
+    if (keys.bcqueuelen or 0) >= 1 << 32:
+        raise InvalidConfig(f'"bcqueuelen" {keys.bcqueuelen} is larger than 4294967295')
+    return Settings(
+        master=keys.master or "",
+        mode=mode,
+        mtu=keys.mtu or 0,
+        mac=_requested_mac(call, keys.mac),
+        in_pod=bool(keys.link_in_container),
+        bcqueuelen=keys.bcqueuelen or None,
+        accept_ra=bool(keys.accept_ra),
+    )
+
+
+def _requested_mac(call: Call, own: str | None) -> str:
+    """The hardware address asked for: the runtime's before ``args``, CNI_ARGS and the configuration's own."""
+    sources = (
+        ("runtimeConfig.mac", call.conf.runtime.get("mac")),
+        ("args.cni.mac", call.conf.cni_args.get("mac")),
+        ("CNI_ARGS MAC", call.args.get("MAC")),
+        ("mac", own),
+    )
+    for place, value in sources:
+        if not value:
+            continue
+        if not isinstance(value, str):
+            raise InvalidConfig(f'"{place}" is no string')
+        try:
+            return hwaddr.parse(value)
+        except ValueError as error:
+            raise InvalidConfig(f'"{place}" {error}') from error
+    return ""
+
+
+def _parent(settings: Settings, where: Namespace) -> link.Link:
+    """The NIC to build on; raises ParentMissing."""
+    place = "in the pod" if settings.in_pod else "on this node"
+    if settings.master:
+        found = link.get(where.rtnl, settings.master)
+        if found is None:
+            raise ParentMissing(f'"master" {settings.master[:60]!r} does not exist {place}')
+        return found
+    for family in (AF_INET, AF_INET6):
+        routes = route.dump(where.rtnl, family=family, table=route.MAIN)
+        default = min((one for one in routes if one.is_default), key=lambda one: one.priority, default=None)
+        found = link.get_index(where.rtnl, default.dev) if default else None
+        if found is not None:
+            return found
+    raise ParentMissing(f'"master" is not given, and there is no default route {place} to take it from')
+
+
+def _check_mtu(settings: Settings, parent: link.Link) -> None:
+    if settings.mtu > parent.mtu:
+        raise InvalidConfig(f'"mtu" {settings.mtu} is larger than the {parent.mtu} of {parent.name}')
+
+
+def _allocate(call: Call, ctx: Context) -> Result:
+    addressed = ctx.ipam.add(call)
+    if not addressed.ips:
+        raise InvalidConfig(
+            f'"ipam" ({call.conf.ipam_type}) gave no address', hint='Leave "ipam" out for a NIC without addresses.'
+        )
+    return addressed
+
+
+def _make(name: str, settings: Settings, parent: link.Link, ctx: Context) -> link.Link:
+    """Make the link in the pod, down."""
+    pod = ctx.sandbox()
+    mac = settings.mac or link.random_mac()
+    if settings.mode == "passthru" and not settings.mac:
+        mac = ""  # it takes over its parent's
+        _refuse_existing(name, pod)  # the undo log knows it by its kind alone
+    ctx.undo.record(DropLink("pod", name, mac=mac, kind="" if mac else "macvlan"))
+    try:
+        _create(name, settings, parent, mac, ctx)
+    except KernelError as error:
+        if error.errno != errno.EEXIST:
+            raise _explained(error, settings, parent) from error
+        _refuse_existing(name, pod)
+        _create_elsewhere(name, settings, parent, mac, ctx)
+    made = link.get(pod.rtnl, name)
+    if made is None:
+        raise KernelError(f"find link {name}", errno.ENODEV)
+    return made
+
+
+def _refuse_existing(name: str, pod: Namespace) -> None:
+    if link.get(pod.rtnl, name) is not None:
+        raise InterfaceExists(f"the pod already has a NIC {name}")
+
+
+def _create(name: str, settings: Settings, parent: link.Link, mac: str, ctx: Context) -> None:
+    pod = ctx.sandbox()
+    where, netns_fd = (pod, None) if settings.in_pod else (ctx.host, pod.fd)
+    create = link.create_macvlan(
+        name=name,
+        parent=parent.index,
+        mode=settings.mode,
+        mac=mac,
+        mtu=settings.mtu,
+        netns_fd=netns_fd,
+        bcqueuelen=settings.bcqueuelen,
+    )
+    where.rtnl.batch((create,))
+
+
+def _create_elsewhere(name: str, settings: Settings, parent: link.Link, mac: str, ctx: Context) -> None:
+    """Make the link under a passing name and rename it in the pod.
+
+    Kernels before 6.14 look for the name where the message is sent, and a node has an eth0 too (rtnl_newlink).
+    """
+    passing = f"mac{link.random_mac().replace(':', '')}"
+    pod = ctx.sandbox()
+    ctx.undo.record(DropLink("pod", passing, mac=mac, kind="" if mac else "macvlan"))
+    _create(passing, settings, parent, mac, ctx)
+    pod.rtnl.batch((link.change(index=link.index_of(pod.rtnl, passing), new_name=name),))
+
+
+def _explained(error: KernelError, settings: Settings, parent: link.Link) -> KernelError:
+    """The kernel's refusal with what it means here."""
+    hint = None
+    if error.errno in (errno.EBUSY, errno.EINVAL):
+        hint = f"{parent.name} may be part of a bridge or bond, or carry another macvlan in mode passthru"
+        if settings.mode == "passthru":
+            hint = f"Mode passthru needs {parent.name} for itself: no other macvlan, bridge or bond may use it"
+    return KernelError(error.act, error.errno, error.extack, hint=hint) if hint else error
+
+
+def _configure(made: link.Link, settings: Settings, addressed: Result | None, pod: Namespace) -> None:
+    if not settings.accept_ra:
+        ip_stack.refuse_advertisements(pod, made.name)
+    if addressed is None:
+        pod.rtnl.batch((link.change(index=made.index, up=True),))
+        return
+    if any(":" in one.address for one in addressed.ips):
+        ip_stack.enable_ipv6(pod, ("lo", made.name))
+    pod.rtnl.batch(layer3.bring_up(made.index, addressed))
+    announce.announce(pod, made.index, made.mac, host_addresses(addressed))
+
+
+def _result(call: Call, made: link.Link, addressed: Result | None) -> Result:
+    interfaces = (Interface(name=made.name, mac=made.mac, sandbox=call.netns),)
+    if addressed is None:
+        return Result(interfaces=interfaces, dns=call.conf.dns)
+    ips = tuple(msgspec.structs.replace(one, interface=0) for one in addressed.ips)
+    return Result(interfaces=interfaces, ips=ips, routes=addressed.routes, dns=call.conf.dns)
+
+
+def _position(prev: Result, call: Call) -> int:
+    """Where prevResult lists the NIC; raises CheckFailed."""
+    for position, one in enumerate(prev.interfaces):
+        if one.name == call.ifname and one.sandbox:
+            if one.sandbox != call.netns:
+                raise CheckFailed(f"{call.ifname} was made in {one.sandbox}, not in {call.netns}")
+            return position
+    raise CheckFailed(f'"prevResult.interfaces" does not list {call.ifname}')
+
+
+def _check_link(nic: link.Link, settings: Settings, parent: link.Link) -> None:
+    if nic.kind != "macvlan":
+        raise CheckFailed(f"{nic.name} is no macvlan but {nic.kind or 'hardware'}")
+    if nic.parent != parent.index:
+        raise CheckFailed(f"{nic.name} does not lie on {parent.name}")
+    if nic.macvlan_mode != settings.mode:
+        raise CheckFailed(f"{nic.name} is in mode {nic.macvlan_mode}, not {settings.mode}")
+    if settings.mtu and nic.mtu != settings.mtu:
+        raise CheckFailed(f"{nic.name} has MTU {nic.mtu}, not {settings.mtu}")
+    if not nic.up:
+        raise CheckFailed(f"{nic.name} is down")
+
+
+PLUGIN: Plugin = Macvlan()

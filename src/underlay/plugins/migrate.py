@@ -1,0 +1,61 @@
+"""Moving a NIC's default route out of table main: its routes go into a table of their own, which its addresses use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from underlay.net import route
+from underlay.net.undo import DropRoute, DropRule, PutRoute
+from underlay.plugins import hijack, nic_table, wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import msgspec
+
+    from underlay.net.netlink import Message
+    from underlay.net.route import Route
+    from underlay.plugins.pod_view import PodView
+
+_LINK_LOCAL = "fe80::/64"
+
+
+@dataclass(slots=True)
+class Migration:
+    """The undo entries, and the messages that carry the migration out, in order."""
+
+    entries: list[msgspec.Struct] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+
+
+def wanted(setting: int, name: str, before: str, overlay: str = "") -> bool:
+    """Whether ``migrate_route`` asks for it: by name, a NIC's routes give way to those of one that comes after it."""
+    if setting == hijack.MIGRATE_BY_NAME:
+        return nic_table.order(before, overlay) < nic_table.order(name, overlay)
+    return setting == hijack.MIGRATE_ALWAYS
+
+
+def plan(view: PodView, name: str, table: int, addresses: Iterable[str]) -> Migration:
+    """Move the NIC ``name``: rules from its ``addresses`` (CIDR of one host) to ``table``, its routes of main copied
+    there, its default routes taken out of main. Routes the table has already are left alone.
+    """
+    migration = Migration()
+    for each in addresses:
+        family = 6 if ":" in each else 4
+        rule = DropRule("pod", family, table, src=each, priority=wiring.FROM_ADDRESS)
+        migration.entries.append(rule)
+        migration.messages += wiring.messages((rule,), {})
+    for family in view.routes:
+        for one in view.main(family, view.links[name].index):
+            if one.type == route.TYPE_UNICAST and one.dst != _LINK_LOCAL:
+                _copy(migration, one, name, table)
+    return migration
+
+
+def _copy(migration: Migration, one: Route, name: str, table: int) -> None:
+    migration.entries.append(DropRoute("pod", one.dst, table, name, one.gateway))
+    migration.messages.append(route.copy(one, table=table))
+    if one.is_default:
+        migration.entries.append(PutRoute("pod", one.raw.hex(), name))
+        migration.messages.append(route.remove(one))

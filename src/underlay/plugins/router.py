@@ -1,0 +1,260 @@
+"""router: the cluster's traffic keeps the overlay NIC, all else takes the underlay NIC that it is chained to.
+
+         pod                                    node
+    ┌──────────────────┐                 ┌──────────────────────┐
+    │ eth0 overlay NIC ┼─────────────────┼ its host end         │
+    │                  │                 │                      │
+    │ net1 macvlan     ┼── the LAN       │ table 500: pod → end │
+    └──────────────────┘                 └──────────────────────┘
+
+Rules in the pod send the overlay's and the services' subnets to a table that holds the overlay NIC's routes; main's
+default route is the newest NIC's. The node reaches the underlay address by the overlay NIC, as the kernel keeps a
+macvlan from talking to its own parent.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from underlay.cni import address
+from underlay.cni.result import Result
+from underlay.errors import CheckFailed, InvalidConfig, NotAvailable
+from underlay.net import link, route, rule
+from underlay.net.undo import DropIdleRule, DropNeighbour, DropRoute, DropRule
+from underlay.plugins import chained, chained_nic, hijack, ip_stack, migrate, nic_table, node_address, pod_view, wiring
+from underlay.plugins.migrate import Migration
+from underlay.plugins.router_leaving import leave
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from underlay.net.link import Link
+    from underlay.net.netns import Namespace
+    from underlay.plugins.chained import Chained
+    from underlay.plugins.context import Call, Context, Plugin
+    from underlay.plugins.hijack import Hijack
+    from underlay.plugins.node_address import NodeAddresses
+    from underlay.plugins.pod_view import PodView
+    from underlay.plugins.wiring import Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a call finds itself.
+
+    ``overlay`` is the cluster network's NIC in the pod, ``host_end`` its end on the node (None for ``sriov``, which
+    needs none); ``previous`` names the NIC whose routes give way, ``table`` is theirs from now on; ``first``: no
+    underlay NIC of the pod has had its cluster rules made yet.
+    """
+
+    view: PodView
+    overlay: Link
+    host_end: Link | None
+    node: NodeAddresses
+    previous: str
+    table: int
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The plugin."""
+
+    name: str = field(default="router", init=False)
+
+    def add(self, call: Call, ctx: Context) -> Result:
+        """Make the node's paths to the NIC, and the pod's rules."""
+        settings = hijack.parse(call.conf, self.name)
+        nic = chained.find(call.conf.prev, self.name)
+        if settings.skip:
+            return call.conf.prev or Result()
+        found = chained_nic.find(ctx.sandbox(), nic)
+        mac = chained_nic.set_mac(settings, nic, found, ctx)
+        result = chained_nic.result(call.conf.prev, nic, found, mac)
+        if settings.only_mac:
+            return result
+        chained.require_addresses(nic, self.name)
+        site = _survey(settings, nic, ctx)
+        chained_nic.refuse_conflicts(settings, nic, found.index, mac, ctx)
+        chained_nic.set_sysctls(settings, nic, ctx)
+        _lay(settings, nic, site, ctx)
+        ctx.log("debug", "router added", to=settings.log, container=call.container_id, nic=nic.name, table=site.table)
+        return result
+
+    def check(self, call: Call, ctx: Context) -> None:
+        """Look for the node's paths, the pod's rules, and the sysctls."""
+        settings = hijack.parse(call.conf, self.name)
+        nic = chained.find(call.conf.prev, self.name)
+        if settings.skip or settings.only_mac:
+            return
+        pod = ctx.sandbox()
+        site = _survey(settings, nic, ctx)
+        lost = wiring.missing(_on_host(settings, nic, site), ctx.host, _host_devices(site))
+        if lost:
+            raise CheckFailed(f"the node has lost {lost}")
+        for subnet in _of_families((*settings.cluster, *settings.additional), nic):
+            if all(one.dst != str(subnet) for one in site.view.ours(subnet.family)):
+                raise CheckFailed(f"the pod has lost the rule to {subnet}")
+        other = ip_stack.differing_rp_filter(pod, settings.rp_filter.value)
+        if other:
+            raise CheckFailed(f"rp_filter of {', '.join(other)} in the pod is not {settings.rp_filter.value}")
+
+    def delete(self, call: Call, ctx: Context) -> None:
+        """Take away what is found of the NIC's rules, routes and neighbours."""
+        leave(call, ctx)
+
+    def status(self, call: Call, ctx: Context) -> None:
+        """Raise NotAvailable where the node has no address that pods could be sent to."""
+        settings = hijack.parse(call.conf, self.name)
+        if not settings.sriov and not node_address.find(ctx.host, (), (4, 6)).addresses:
+            raise NotAvailable("the node has no global address for pods to reach it by")
+
+    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+        """Nothing: the ledger knows every rule, route and neighbour."""
+
+
+def _survey(settings: Hijack, nic: Chained, ctx: Context) -> Site:
+    """Read pod and node; raises InvalidConfig where there is no overlay NIC."""
+    pod = ctx.sandbox()
+    view = pod_view.read(pod, nic.families)
+    overlay = view.links.get(settings.overlay)
+    if overlay is None or overlay.name == nic.name:
+        raise InvalidConfig(
+            f'"overlay_interface" {settings.overlay[:60]!r} is not in the pod',
+            hint="router needs the cluster network's NIC besides the underlay one; for a pod without it use veth.",
+        )
+    overlay_addresses = [one.partition("/")[0] for one in view.addresses.get(overlay.name, ())]
+    own = [chained.host_text(one) for one in nic.addresses]
+    node = node_address.find(ctx.host, [*own, *overlay_addresses], nic.families)
+    host_end = None if settings.sriov else _host_end(overlay, overlay_addresses, node, ctx.host)
+    cluster = {str(one) for one in settings.cluster}
+    first = not any(one.dst in cluster for family in nic.families for one in view.ours(family))
+    return Site(
+        view=view,
+        overlay=overlay,
+        host_end=host_end,
+        node=node,
+        previous=overlay.name if first else _previous(view, nic, overlay.name),
+        table=nic_table.choose(nic.name, view.tables()),
+        first=first,
+    )
+
+
+def _host_end(overlay: Link, overlay_addresses: Sequence[str], node: NodeAddresses, host: Namespace) -> Link:
+    """The overlay NIC's end on the node: its veth peer, or else the device by which the node reaches its addresses."""
+    peer = link.get_index(host.rtnl, overlay.parent or 0) if overlay.kind == "veth" else None
+    if peer is not None and peer.kind == "veth" and peer.parent == overlay.index:
+        return peer
+    for each in overlay_addresses:
+        found = link.get_index(host.rtnl, node.devices.get(each, 0))
+        if found is not None:
+            return found
+    raise InvalidConfig(
+        f'"overlay_interface" {overlay.name} has no end on this node',
+        hint='Name the cluster network\'s NIC in "overlay_interface".',
+    )
+
+
+def _previous(view: PodView, nic: Chained, overlay: str) -> str:
+    """The NIC whose routes give way: the last one by name before this, or the overlay's."""
+    mine = nic_table.order(nic.name, overlay)
+    before = [name for name in view.addresses if name not in ("lo", nic.name) and nic_table.order(name, overlay) < mine]
+    return max(before, key=lambda name: nic_table.order(name, overlay), default=overlay)
+
+
+def _lay(settings: Hijack, nic: Chained, site: Site, ctx: Context) -> None:
+    """Everything on the node in one batch, then everything in the pod."""
+    on_host = _on_host(settings, nic, site)
+    in_pod, migration = _in_pod(settings, nic, site)
+    rules = _host_rules(settings, on_host)
+    ctx.undo.record(*rules, *on_host, *in_pod, *migration.entries)
+    wiring.lay(on_host, ctx.host, _host_devices(site))
+    # shared by all pods, and after the route: see DropIdleRule
+    ctx.host.rtnl.batch(
+        [rule.add(family=one.family, table=one.table, priority=one.priority) for one in rules],
+        tolerate=frozenset({errno.EEXIST}),
+    )
+    devices = {name: one.index for name, one in site.view.links.items()}
+    ctx.sandbox().rtnl.batch([*wiring.messages(in_pod, devices), *migration.messages])
+
+
+def _host_devices(site: Site) -> dict[str, int]:
+    return {site.host_end.name: site.host_end.index} if site.host_end else {}
+
+
+def _on_host(settings: Hijack, nic: Chained, site: Site) -> list[Piece]:
+    """The chained addresses behind the overlay NIC; a route only to those the node would look for on its own wire."""
+    if site.host_end is None:
+        return []
+    end = site.host_end.name
+    node = [found for found in map(address.parse, site.node.addresses) if found is not None]
+    pieces: list[Piece] = []
+    for one in nic.addresses:
+        text = chained.host_text(one)
+        pieces.append(DropNeighbour("host", text, end, site.overlay.mac))
+        if any(one.holds(each) for each in node):
+            pieces.append(DropRoute("host", chained.as_destination(text), settings.host_table, end))
+    return pieces
+
+
+def _host_rules(settings: Hijack, on_host: Sequence[Piece]) -> list[DropIdleRule]:
+    families = {6 if ":" in piece.dst else 4 for piece in on_host}
+    return [DropIdleRule("host", one, settings.host_table, wiring.NODE_RULE) for one in sorted(families)]
+
+
+def _in_pod(settings: Hijack, nic: Chained, site: Site) -> tuple[list[Piece], Migration]:
+    pieces: list[Piece] = [*_to_node(site), *_rules(settings, nic, site)]
+    if not migrate.wanted(settings.migrate, nic.name, site.previous, site.overlay.name):
+        return pieces, Migration()
+    addresses = [
+        chained.as_destination(one.partition("/")[0])
+        for family in nic.families
+        for one in site.view.of_family(site.previous, family)
+    ]
+    migration = migrate.plan(site.view, site.previous, site.table, addresses)
+    if site.first:  # the routes to the node are about to be made, so the plan could not see them
+        pieces += [DropRoute("pod", one.dst, site.table, one.dev) for one in _new_routes(site, route.MAIN)]
+    return pieces, migration
+
+
+def _to_node(site: Site) -> list[Piece]:
+    """The node's addresses by way of the overlay NIC."""
+    if site.host_end is None:
+        return []
+    if not site.first:
+        return list(_new_routes(site, site.table))
+    neighbours = [DropNeighbour("pod", one, site.overlay.name, site.host_end.mac) for one in site.node.addresses]
+    return [*neighbours, *_new_routes(site, route.MAIN)]
+
+
+def _new_routes(site: Site, table: int) -> list[DropRoute]:
+    """Routes to the node's addresses that the pod does not have already, from its cluster network."""
+    if site.host_end is None:
+        return []
+    there = {(one.dst, one.table) for routes in site.view.routes.values() for one in routes}
+    wanted = (chained.as_destination(one) for one in site.node.addresses)
+    return [DropRoute("pod", one, table, site.overlay.name) for one in wanted if (one, table) not in there]
+
+
+def _rules(settings: Hijack, nic: Chained, site: Site) -> list[DropRule]:
+    """The first NIC brings the rules to the cluster's subnets, a further one those to its predecessor's subnets."""
+    subnets = [str(one) for one in _of_families(settings.additional, nic)]
+    if site.first:
+        subnets = [str(one) for one in _of_families(settings.cluster, nic)] + subnets
+        own = []
+    else:
+        own = [one for family in nic.families for one in site.view.of_family(site.previous, family)]
+    return [
+        DropRule("pod", 6 if ":" in one else 4, site.table, dst=one, priority=priority)
+        for priority, texts in ((wiring.TO_CLUSTER, subnets), (wiring.TO_SUBNET, own))
+        for one in texts
+    ]
+
+
+def _of_families(subnets: Sequence[address.Prefix], nic: Chained) -> list[address.Prefix]:
+    return [one for one in subnets if one.family in nic.families]
+
+
+PLUGIN: Plugin = Router()

@@ -1,0 +1,278 @@
+"""veth: the pod's way to its node when an underlay NIC is its first (chained behind macvlan or SR-IOV).
+
+         pod                                  node
+    ┌──────────────┐                   ┌────────────────────┐
+    │ eth0 macvlan ┼── the LAN         │ its addresses,     │
+    │              │                   │ kube-proxy's rules │
+    │ veth0        ┼───────────────────┼ vethCONTAINER-ID   │
+    └──────────────┘                   └────────────────────┘
+
+The kernel keeps a macvlan from talking to its own parent. So what goes to the node or into the cluster's subnets takes
+veth0, and the node reaches the NIC's addresses by the other end; everything else stays on the NIC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from underlay.cni.result import Interface, Result
+from underlay.errors import CheckFailed, InvalidConfig, LimitedConnectivity, UnderlayError
+from underlay.net import link, neigh, replay, route
+from underlay.net.undo import DropLink, DropNeighbour, DropRoute
+from underlay.plugins import chained, chained_nic, hijack, ip_stack, migrate, nic_table, node_address, pod_view, wiring
+from underlay.plugins.migrate import Migration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from underlay.net.netlink import Message
+    from underlay.net.netns import Namespace
+    from underlay.plugins.chained import Chained
+    from underlay.plugins.context import Call, Context, Plugin
+    from underlay.plugins.hijack import Hijack
+    from underlay.plugins.node_address import NodeAddresses
+    from underlay.plugins.wiring import Piece
+
+POD_END: Final = "veth0"
+MTU: Final = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Both ends: the node's name, indexes and hardware addresses. ``made`` when this call makes it."""
+
+    host_name: str
+    host_index: int
+    host_mac: str
+    pod_index: int
+    pod_mac: str
+    made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """The plugin."""
+
+    name: str = field(default="veth", init=False)
+
+    def add(self, call: Call, ctx: Context) -> Result:
+        """Make the pair, or find it, and the NIC's paths over it."""
+        settings = hijack.parse(call.conf, self.name)
+        nic = chained.find(call.conf.prev, self.name)
+        if settings.skip:
+            return call.conf.prev or Result()
+        found = chained_nic.find(ctx.sandbox(), nic)
+        mac = chained_nic.set_mac(settings, nic, found, ctx)
+        result = chained_nic.result(call.conf.prev, nic, found, mac)
+        if settings.only_mac:
+            return result
+        chained.require_addresses(nic, self.name)
+        chained_nic.refuse_conflicts(settings, nic, found.index, mac, ctx)
+        node = node_address.find(ctx.host, [chained.host_text(one) for one in nic.addresses], nic.families)
+        _require_node_addresses(node, nic)
+        chained_nic.set_sysctls(settings, nic, ctx)
+        pair = _pair(call, ctx)
+        _lay(settings, nic, node, pair, ctx)
+        ctx.log("debug", "veth added", to=settings.log, container=call.container_id, nic=nic.name, pair=pair.host_name)
+        return _with_pair(result, pair, call) if pair.made else result
+
+    def check(self, call: Call, ctx: Context) -> None:
+        """Look for the pair, and for the NIC's routes, neighbours and sysctls."""
+        settings = hijack.parse(call.conf, self.name)
+        nic = chained.find(call.conf.prev, self.name)
+        if settings.skip or settings.only_mac:
+            return
+        pod = ctx.sandbox()
+        pair = _existing(pod, ctx.host)
+        if pair is None:
+            raise CheckFailed(f"the pod has no {POD_END} any more")
+        node = node_address.find(ctx.host, [chained.host_text(one) for one in nic.addresses], nic.families)
+        lost = wiring.missing(_host_pieces(nic, pair), ctx.host, {pair.host_name: pair.host_index})
+        if lost:
+            raise CheckFailed(f"the node has lost {lost}")
+        view = pod_view.read(pod, nic.families)
+        lost_by_table = [
+            wiring.missing(_routes(settings, nic, node, table), pod, {POD_END: pair.pod_index})
+            for table in (route.MAIN, *sorted(view.tables() - {route.MAIN}))
+        ]
+        if all(lost_by_table):
+            raise CheckFailed(f"the pod has lost {lost_by_table[0]}")
+        other = ip_stack.differing_rp_filter(pod, settings.rp_filter.value)
+        if other:
+            raise CheckFailed(f"rp_filter of {', '.join(other)} in the pod is not {settings.rp_filter.value}")
+
+    def delete(self, call: Call, ctx: Context) -> None:
+        """Take the NIC's paths away, and the pair once no other NIC of the pod uses it."""
+        host_end = link.get(ctx.host.rtnl, host_name(call.container_id))
+        if host_end is None or host_end.kind != "veth":
+            return
+        mine = _addresses(call)
+        entries = [one for one in neigh.dump(ctx.host.rtnl, index=host_end.index) if one.permanent]
+        if not mine or all(one.address in mine for one in entries):
+            link.delete_group(ctx.host.rtnl, [host_end.index])
+            return
+        gone: list[msgspec.Struct] = [
+            DropNeighbour("host", one.address, host_end.name, one.mac) for one in entries if one.address in mine
+        ]
+        replay.replay([*gone, *_host_routes(mine, host_end.name)], host=ctx.host, pod=None)
+        if ctx.pod is not None:
+            _leave_pod(mine, call.ifname, ctx.pod)
+
+    def status(self, call: Call, ctx: Context) -> None:
+        """Raise LimitedConnectivity where the node has no address of a family that the cluster uses."""
+        settings = hijack.parse(call.conf, self.name)
+        families = sorted({one.family for one in settings.cluster})
+        node = node_address.find(ctx.host, (), families)
+        for family in families:
+            if family not in node.towards:
+                raise LimitedConnectivity(f"the node has no global IPv{family} address for pods to go through")
+
+    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+        """Nothing: the ledger knows every pair."""
+
+
+def host_name(container_id: str) -> str:
+    """The node's end, 15 characters at most (IFNAMSIZ)."""
+    return f"veth{container_id[:11]}"
+
+
+def _require_node_addresses(node: NodeAddresses, nic: Chained) -> None:
+    for family in nic.families:
+        if family not in node.towards:
+            raise InvalidConfig(
+                f"{nic.name} has an IPv{family} address, but the node has none for the pod to go through",
+                hint=f"Give the node a global IPv{family} address, or the network addresses of the other family only.",
+            )
+
+
+def _pair(call: Call, ctx: Context) -> Pair:
+    """The pod's pair, or the plan of a new one."""
+    existing = _existing(ctx.sandbox(), ctx.host)
+    if existing is not None:
+        return existing
+    return Pair(
+        host_name=host_name(call.container_id),
+        host_index=link.random_index(),
+        host_mac=link.random_mac(),
+        pod_index=link.random_index(),
+        pod_mac=link.random_mac(),
+        made=True,
+    )
+
+
+def _existing(pod: Namespace, host: Namespace) -> Pair | None:
+    """The pod's pair; None when it has none. Raises InvalidConfig where veth0 is something else."""
+    pod_end = link.get(pod.rtnl, POD_END)
+    if pod_end is None:
+        return None
+    host_end = link.get_index(host.rtnl, pod_end.parent or 0) if pod_end.kind == "veth" else None
+    if host_end is None or host_end.kind != "veth" or host_end.parent != pod_end.index:
+        raise InvalidConfig(
+            f"the pod's {POD_END} is not the end of a pair with this node",
+            hint=f"Give the NIC that another plugin calls {POD_END} another name.",
+        )
+    return Pair(host_end.name, host_end.index, host_end.mac, pod_end.index, pod_end.mac, made=False)
+
+
+def _lay(settings: Hijack, nic: Chained, node: NodeAddresses, pair: Pair, ctx: Context) -> None:
+    """Everything on the node in one batch, then everything in the pod."""
+    pod = ctx.sandbox()
+    on_host = _host_pieces(nic, pair)
+    devices = {pair.host_name: pair.host_index, POD_END: pair.pod_index}
+    if pair.made:
+        in_pod = [*_neighbours(node, pair), *_routes(settings, nic, node, route.MAIN)]
+        ctx.undo.record(DropLink("pod", POD_END, mac=pair.pod_mac), *on_host, *in_pod)
+        wiring.lay(on_host, ctx.host, devices, before=[_creation(pair, pod)])
+        wiring.lay(in_pod, pod, devices, before=[link.change(index=pair.pod_index, up=True)])
+        return
+    in_pod, migration = _further(settings, nic, node, pod)
+    ctx.undo.record(*on_host, *in_pod, *migration.entries)
+    wiring.lay(on_host, ctx.host, devices)
+    pod.rtnl.batch([*wiring.messages(in_pod, devices), *migration.messages])
+
+
+def _creation(pair: Pair, pod: Namespace) -> Message:
+    return link.create_veth(
+        name=pair.host_name,
+        mac=pair.host_mac,
+        index=pair.host_index,
+        peer_name=POD_END,
+        peer_mac=pair.pod_mac,
+        peer_index=pair.pod_index,
+        peer_netns_fd=pod.fd,
+        mtu=MTU,
+    )
+
+
+def _further(settings: Hijack, nic: Chained, node: NodeAddresses, pod: Namespace) -> tuple[list[Piece], Migration]:
+    """A further NIC of the pod: its hijack routes in a table of its own, and its own routes there too."""
+    view = pod_view.read(pod, nic.families)
+    table = nic_table.choose(nic.name, view.tables())
+    first = min((name for name in view.links if name not in (nic.name, "lo", POD_END)), key=nic_table.order, default="")
+    migration = Migration()
+    if first and migrate.wanted(settings.migrate, nic.name, first):
+        addresses = [chained.as_destination(chained.host_text(one)) for one in nic.addresses]
+        migration = migrate.plan(view, nic.name, table, addresses)
+    return list(_routes(settings, nic, node, table)), migration
+
+
+def _host_pieces(nic: Chained, pair: Pair) -> list[Piece]:
+    addresses = [chained.host_text(one) for one in nic.addresses]
+    neighbours = [DropNeighbour("host", one, pair.host_name, pair.pod_mac) for one in addresses]
+    return [*neighbours, *_host_routes(addresses, pair.host_name)]
+
+
+def _host_routes(addresses: Sequence[str], dev: str) -> list[DropRoute]:
+    return [DropRoute("host", chained.as_destination(one), route.MAIN, dev) for one in addresses]
+
+
+def _neighbours(node: NodeAddresses, pair: Pair) -> list[DropNeighbour]:
+    return [DropNeighbour("pod", one, POD_END, pair.host_mac) for one in node.addresses]
+
+
+def _routes(settings: Hijack, nic: Chained, node: NodeAddresses, table: int) -> list[Piece]:
+    """To the node, and by way of it into the hijacked subnets of the NIC's families."""
+    to_node: list[Piece] = [DropRoute("pod", chained.as_destination(one), table, POD_END) for one in node.addresses]
+    return to_node + [
+        DropRoute("pod", str(one), table, POD_END, node.towards[one.family])
+        for one in (*settings.cluster, *settings.additional)
+        if one.family in nic.families and one.family in node.towards
+    ]
+
+
+def _with_pair(result: Result, pair: Pair, call: Call) -> Result:
+    """Every interface that was made is in the result; the places of the earlier ones stay."""
+    ends = (
+        Interface(name=POD_END, mac=pair.pod_mac, sandbox=call.netns),
+        Interface(name=pair.host_name, mac=pair.host_mac),
+    )
+    return msgspec.structs.replace(result, interfaces=result.interfaces + ends)
+
+
+def _addresses(call: Call) -> list[str]:
+    """The NIC's addresses by prevResult, as far as that can be read."""
+    try:
+        return [chained.host_text(one) for one in chained.find(call.conf.prev, "veth").addresses]
+    except UnderlayError:
+        return []
+
+
+def _leave_pod(addresses: Sequence[str], ifname: str, pod: Namespace) -> None:
+    """Without a ledger: drop the rules and routes of ours in the NIC's table, found by its addresses or its name."""
+    sources = {chained.as_destination(one) for one in addresses}
+    view = pod_view.read(pod, (4, 6))
+    rules = [one for family in (4, 6) for one in view.ours(family) if one.src in sources]
+    tables: set[int | None] = {one.table for one in rules} or {nic_table.of_name(ifname)}
+    routes = [
+        one
+        for family in (4, 6)
+        for one in view.routes[family]
+        if one.table in tables and one.protocol == route.PROTOCOL
+    ]
+    pod.rtnl.batch([*wiring.rule_deletions(rules), *map(route.remove, routes)], tolerate=wiring.MISSING)
+
+
+PLUGIN: Plugin = Veth()
