@@ -1,0 +1,83 @@
+"""What is to be attached, to which sandbox, and on whose behalf: the frozen values that :mod:`engine` works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from underlay.cni.result import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """The container of one call.
+
+    ``netns`` is the CNI_NETNS path ("" on a DEL whose namespace is gone), ``args_text`` CNI_ARGS as it came, ``args``
+    the same parsed, ``path`` the directories in which executables are looked for (CNI_PATH, then the network's own).
+    The pod's identity is kept in the ledger for people who read it; nothing is decided by it here.
+    """
+
+    container_id: str
+    netns: str
+    args_text: str = ""
+    args: Mapping[str, str] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+    pod_namespace: str = ""
+    pod_name: str = ""
+    pod_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The call by which the runtime asked: the plugin it executed, the network's name in its configuration, CNI_IFNAME.
+
+    One origin may own several attachments (Multus: eth0, net1, net2 …). DEL names them all by owner, container id
+    and ``ifname``; GC by owner and ``network``, and keeps those whose (container id, ``ifname``) the runtime lists.
+    """
+
+    owner: str
+    network: str
+    ifname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One NIC for the sandbox.
+
+    ``network`` is the name shown to people ("kube-system/macvlan-a"), ``conf`` the exact CNI JSON, one plugin or a
+    list, ``name`` the network's name where ``conf`` has none, ``runtime`` the capability arguments on offer (each
+    plugin gets those it declares), ``cni_args`` becomes ``args.cni``. With ``default_gateways`` this NIC takes the
+    pod's default routes over: those of every other NIC leave table main, these are set.
+    """
+
+    network: str
+    conf: bytes
+    ifname: str
+    name: str = ""
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    cni_args: Mapping[str, Any] = field(default_factory=dict)
+    default_gateways: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One attachment as the ledger knows it. ``result`` is None where its ADD has not come to its end."""
+
+    network: str
+    ifname: str
+    result: Result | None
+    created_ns: int
+    pod_namespace: str = ""
+    pod_name: str = ""
+    pod_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one plugin took, in milliseconds: for the request's log line."""
+
+    plugin: str
+    ms: float

@@ -1,0 +1,353 @@
+"""The ledger: every attachment of this node, written down before the kernel is touched.
+
+    begin ── record ── record ── … ── commit          ADD      adding ────────▶ added
+    find  ── deleting ── (undo what it says) ── forget  DEL      added ──▶ deleting ──▶ (gone)
+
+One SQLite file in WAL mode, one connection behind a lock, one row per attachment: 10-20 µs a statement, no fsync on the
+path of a pod (synchronous=NORMAL: a killed daemon loses nothing, and after a power cut the kernel has lost more).
+A file that cannot be read is moved aside and what is legible in it taken over; a file that cannot be written refuses
+ADD (StateUnwritable) and lets DEL through, until it can be written again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from underlay.delegate import salvage
+from underlay.errors import InterfaceExists, StateUnwritable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from underlay.delegate.attachment import Origin
+
+State = Literal["adding", "added", "deleting"]
+
+SCHEMA_VERSION: Final = 1
+COLUMNS: Final = (
+    "id", "owner", "container_id", "ifname", "network", "origin_network", "origin_ifname", "state", "netns", "cookie",
+    "boot", "created", "conf", "call", "result", "undo", "pod_namespace", "pod_name", "pod_uid",
+)  # fmt: skip
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS attachment (
+  id INTEGER PRIMARY KEY, owner TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL, network TEXT NOT NULL,
+  origin_network TEXT NOT NULL, origin_ifname TEXT NOT NULL, state TEXT NOT NULL, netns TEXT NOT NULL,
+  cookie INTEGER NOT NULL, boot TEXT NOT NULL, created INTEGER NOT NULL, conf BLOB NOT NULL, call BLOB NOT NULL,
+  result BLOB NOT NULL DEFAULT x'', undo TEXT NOT NULL DEFAULT '', pod_namespace TEXT NOT NULL, pod_name TEXT NOT NULL,
+  pod_uid TEXT NOT NULL, UNIQUE (container_id, owner, ifname, network));
+CREATE TABLE IF NOT EXISTS store (kind TEXT NOT NULL, place TEXT NOT NULL, PRIMARY KEY (kind, place)) WITHOUT ROWID;
+"""
+_SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM attachment"  # noqa: S608 - constants only
+_NAMES: Final = COLUMNS[1:14] + COLUMNS[16:]
+_INSERT: Final = f"INSERT INTO attachment ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
+_CORRUPT: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
+_CHECKPOINT_PAGES: Final = 16000  # 64 MiB of WAL: checkpoint() is called long before, away from any request
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One attachment. ``cookie`` is the sandbox's SO_NETNS_COOKIE (signed as SQLite stores it), ``created`` realtime
+    nanoseconds, ``conf`` the configuration's exact bytes, ``call`` what else a later verb needs (see :mod:`entries`),
+    ``undo`` lines of JSON arrays, oldest first.
+    """
+
+    id: int
+    owner: str
+    container_id: str
+    ifname: str
+    network: str
+    origin_network: str
+    origin_ifname: str
+    state: State
+    netns: str
+    cookie: int
+    boot: str
+    created: int
+    conf: bytes
+    call: bytes
+    result: bytes = b""
+    undo: str = ""
+    pod_namespace: str = ""
+    pod_name: str = ""
+    pod_uid: str = ""
+
+
+def signed(cookie: int) -> int:
+    """The kernel's u64 cookie as SQLite's signed 64 bits."""
+    return cookie - (1 << 64) if cookie >> 63 else cookie
+
+
+class Ledger:
+    """The open ledger. Thread-safe. ``log(level, event, **fields)``."""
+
+    def __init__(self, path: str, log: Callable[..., None]) -> None:
+        self.path = path
+        self._log = log
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._gone: set[int] = set()  # rows whose removal the disk refused; they count as removed
+        self._stores: set[tuple[str, str]] = set()
+        self._readonly = False
+        self._fault = ""  # logged once, not with every request
+        self._encode = msgspec.json.Encoder().encode
+        with self._lock:
+            self._reopen()
+
+    def close(self) -> None:
+        """Close the file; a later call opens it again."""
+        with self._lock:
+            self._drop()
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def begin(self, row: Row) -> int:
+        """Write a new row (its ``id`` is ignored) in state ``row.state`` and return its id.
+
+        Raises InterfaceExists when there is one of that owner, container, NIC and network, StateUnwritable.
+        """
+        values = (
+            row.owner, row.container_id, row.ifname, row.network, row.origin_network, row.origin_ifname, row.state,
+            row.netns, row.cookie, row.boot, row.created, row.conf, row.call,
+            row.pod_namespace, row.pod_name, row.pod_uid,
+        )  # fmt: skip
+        with self._writing() as db:
+            try:
+                return db.execute(_INSERT, values).lastrowid or 0
+            except sqlite3.IntegrityError as error:
+                what = f"{row.ifname!r} of network {row.network!r} in container {row.container_id}"
+                raise InterfaceExists(f"the ledger already holds {what}") from error
+
+    def record(self, row_id: int, entries: Sequence[msgspec.Struct]) -> None:
+        """Append undo entries to a row, before the acts that they take back. Raises StateUnwritable."""
+        line = self._encode(entries).decode() + "\n"
+        with self._writing() as db:
+            db.execute("UPDATE attachment SET undo = undo || ? WHERE id = ?", (line, row_id))
+
+    def commit(self, results: Sequence[tuple[bytes, int]]) -> None:
+        """Mark rows as whole, with their results: (result's JSON, row id), all or none. Raises StateUnwritable."""
+        statement = "UPDATE attachment SET state = 'added', result = ? WHERE id = ?"
+        with self._writing() as db:
+            if len(results) == 1:
+                db.execute(statement, results[0])
+                return
+            with _transaction(db):
+                db.executemany(statement, results)
+
+    def deleting(self, ids: Iterable[int]) -> None:
+        """Mark rows as being deleted, so that a crash in the middle is finished at the next start."""
+        self._try_each("UPDATE attachment SET state = 'deleting' WHERE id = ?", list(ids))
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Remove rows. Where the disk refuses, they count as removed and the removal is tried again later."""
+        wanted = list(ids)
+        if not self._try_each("DELETE FROM attachment WHERE id = ?", wanted):
+            self._gone.update(wanted)
+
+    def remember_store(self, kind: str, place: str) -> None:
+        """Note an IPAM store that was used: after a reboot its reservations are stale. Raises StateUnwritable."""
+        if (kind, place) in self._stores:
+            return
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO store VALUES (?, ?)", (kind, place))
+            self._stores.add((kind, place))
+
+    def note_boot(self, boot: str) -> None:
+        """Remember the boot that the stores were last looked through in. Raises StateUnwritable."""
+        with self._writing() as db, _transaction(db):
+            db.execute("DELETE FROM store WHERE kind = 'boot'")
+            db.execute("INSERT INTO store VALUES ('boot', ?)", (boot,))
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def find(self, container_id: str, origin: Origin) -> list[Row]:
+        """The rows of one container that came by calls of that owner and CNI_IFNAME, oldest first."""
+        where = f"{_SELECT} WHERE container_id = ? AND owner = ? AND origin_ifname = ? ORDER BY id"
+        return self._rows(where, (container_id, origin.owner, origin.ifname))
+
+    def rows(self) -> list[Row]:
+        """Every row, oldest first."""
+        return self._rows(f"{_SELECT} ORDER BY id", ())
+
+    def stores(self) -> list[tuple[str, str]]:
+        """The IPAM stores ever used, ("directory", path), and the boot last noted, ("boot", id)."""
+        with self._reading() as db:
+            return [] if db is None else db.execute("SELECT kind, place FROM store").fetchall()
+
+    def writable(self) -> bool:
+        """Whether ADD would be accepted: tries a write, which also carries out removals that the disk had refused."""
+        try:
+            with self._writing() as db, _transaction(db):
+                db.execute("INSERT OR REPLACE INTO store VALUES ('probe', '')")
+                db.execute("DELETE FROM store WHERE kind = 'probe'")
+        except StateUnwritable:
+            return False
+        return True
+
+    def containers(self, owner: str, namespace: str, pod: str) -> set[str]:
+        """The ids of the containers in which a pod of that name has attachments."""
+        statement = "SELECT container_id FROM attachment WHERE pod_name = ? AND pod_namespace = ? AND owner = ?"
+        with self._reading() as db:
+            return set() if db is None else {row[0] for row in db.execute(statement, (pod, namespace, owner))}
+        return set()
+
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log into the file (fsync); to be called now and then, on a thread that serves nobody.
+
+        By a connection of its own: those who write meanwhile do not wait for the disk.
+        """
+        if self._readonly or self._db is None or self.path == ":memory:":
+            return
+        try:
+            with closing(sqlite3.connect(self.path, isolation_level=None)) as db:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.DatabaseError as error:
+            self._log("warn", "ledger's log cannot be copied into its file", path=self.path, error=str(error))
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _rows(self, statement: str, values: tuple[object, ...]) -> list[Row]:
+        for _ in range(2):  # a malformed file is replaced by its salvage on the first reading
+            with self._reading() as db:
+                found = [] if db is None else [Row(*values) for values in db.execute(statement, values)]
+                return [row for row in found if row.id not in self._gone] if self._gone else found
+        return []
+
+    def _try_each(self, statement: str, ids: list[int]) -> bool:
+        try:
+            with self._writing() as db:
+                if len(ids) == 1:
+                    db.execute(statement, ids)
+                elif ids:
+                    with _transaction(db):
+                        db.executemany(statement, [(row_id,) for row_id in ids])
+        except StateUnwritable as error:
+            self._log("warn", "ledger cannot be written", path=self.path, error=error.message)
+            return False
+        return True
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            db = self._reopen() if self._db is None or self._readonly else self._db
+            if db is None:
+                raise self._unwritable(self._fault)
+            try:
+                if self._gone:
+                    self._carry_out(db)
+                yield db
+            except sqlite3.DatabaseError as error:
+                if _code(error) in _CORRUPT:
+                    self._replace(error)
+                raise self._unwritable(str(error)) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """A fault of reading ends the block as if it had read nothing; a malformed file is replaced on the way."""
+        with self._lock:
+            try:
+                yield self._db or self._reopen()
+            except sqlite3.DatabaseError as error:
+                self._log("error", "ledger cannot be read", path=self.path, error=str(error))
+                if _code(error) in _CORRUPT:
+                    self._replace(error)
+
+    def _carry_out(self, db: sqlite3.Connection) -> None:
+        with _transaction(db):
+            db.executemany("DELETE FROM attachment WHERE id = ?", [(row_id,) for row_id in self._gone])
+        self._gone.clear()
+
+    def _unwritable(self, why: str) -> StateUnwritable:
+        return StateUnwritable(f"the ledger {self.path} cannot be written: {why}")
+
+    def _drop(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _reopen(self) -> sqlite3.Connection | None:
+        self._drop()
+        self._readonly = False
+        try:
+            self._db = self._open()
+            self._fault = ""
+        except sqlite3.DatabaseError as error:
+            if _code(error) in _CORRUPT:
+                self._replace(error)
+            else:
+                self._note(str(error))
+                self._db, self._readonly = salvage.copy(self.path), True
+        except OSError as error:
+            self._note(str(error))
+        return self._db
+
+    def _note(self, fault: str) -> None:
+        if fault != self._fault:
+            self._log("error", "ledger cannot be opened for writing", path=self.path, error=fault)
+        self._fault = fault
+
+    def _open(self) -> sqlite3.Connection:
+        if directory := os.path.dirname(self.path):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=32)
+        try:
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise _malformed(f"it was written by a newer version (schema {version}, known {SCHEMA_VERSION})")
+            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise _malformed(verdict)
+            db.executescript(_SCHEMA)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _replace(self, error: sqlite3.DatabaseError) -> None:
+        """Move the malformed file aside, begin a new one, and take over what is legible."""
+        self._drop()
+        aside = f"{self.path}.broken-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 1_000_000:06}"
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                if os.path.exists(self.path + suffix):
+                    os.rename(self.path + suffix, aside + suffix)
+            self._db = self._open()
+            kept = salvage.take_over(aside, self._db, {"attachment": COLUMNS, "store": ("kind", "place")})
+        except (OSError, sqlite3.DatabaseError) as second:
+            self._log("error", "ledger is malformed and cannot be replaced", path=self.path, error=str(second))
+            return
+        self._log("error", "ledger was malformed: moved aside, a new one begun", path=self.path, aside=aside,
+                  error=str(error), rows_taken_over=kept)  # fmt: skip
+
+
+def _code(error: sqlite3.DatabaseError) -> str:
+    return getattr(error, "sqlite_errorname", "")  # absent where the module itself, not the library, complains
+
+
+def _malformed(why: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(why)
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

@@ -1,0 +1,128 @@
+"""Carry undo entries out, in the order that costs least and leaves nothing dangling.
+
+newest entry first │ kernel acts … │ an executable's DEL │ kernel acts … │ then, last of all: addresses
+                   └── one replay ─┘   at its own place   └─ one replay ─┘   given back when no link carries them
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from underlay.cni import versions
+from underlay.cni.request import Verb
+from underlay.delegate.entries import ExecDelete
+from underlay.delegate.exec import Invocation
+from underlay.errors import UnderlayError
+from underlay.ipam.undo import Release, release
+from underlay.net.replay import replay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from underlay.cni.result import Result
+    from underlay.delegate.exec import Executor
+    from underlay.net.netns import Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One attachment to take back: its entries, oldest first, and its result, which executables are told at DEL."""
+
+    row_id: int
+    entries: Sequence[msgspec.Struct]
+    result: Result | None = None
+
+
+@dataclass(slots=True)
+class Undone:
+    """What came of it: the faults, and the rows with something left to do."""
+
+    errors: list[UnderlayError] = field(default_factory=list)
+    failed: set[int] = field(default_factory=set)
+
+
+def take_back(
+    leftovers: Sequence[Leftover], *, host: Namespace, pod: Namespace | None, executor: Executor, deadline: float
+) -> Undone:
+    """Undo attachments, given oldest first, newest first. One fault stops nothing but what depends on it."""
+    work = _Work(host, pod, executor, deadline)
+    for leftover in reversed(leftovers):
+        for entry in reversed(leftover.entries):
+            work.take(leftover, entry)
+    work.kernel()
+    work.addresses()
+    return work.undone
+
+
+class _Work:
+    def __init__(self, host: Namespace, pod: Namespace | None, executor: Executor, deadline: float) -> None:
+        self.undone = Undone()
+        self._host = host
+        self._pod = pod
+        self._executor = executor
+        self._deadline = deadline
+        self._acts: list[msgspec.Struct] = []  # newest first
+        self._rows: set[int] = set()
+        self._held: list[tuple[Leftover, Release | ExecDelete]] = []
+
+    def take(self, leftover: Leftover, entry: msgspec.Struct) -> None:
+        if isinstance(entry, Release) or (isinstance(entry, ExecDelete) and entry.ipam):
+            self._held.append((leftover, entry))
+        elif isinstance(entry, ExecDelete):
+            self.kernel()
+            self._try(leftover, entry)
+        else:
+            self._acts.append(entry)
+            self._rows.add(leftover.row_id)
+
+    def kernel(self) -> None:
+        """Replay what has been gathered; a fault is laid to every row that had a part in it: once more does no harm."""
+        if not self._acts:
+            return
+        acts, rows = self._acts[::-1], self._rows
+        self._acts, self._rows = [], set()
+        try:
+            errors: Sequence[UnderlayError] = replay(acts, host=self._host, pod=self._pod)
+        except UnderlayError as error:
+            errors = [error]
+        if errors:
+            self.undone.errors += errors
+            self.undone.failed |= rows
+
+    def addresses(self) -> None:
+        """Give back addresses, but not of a row whose link may still be there."""
+        for leftover, entry in self._held:
+            if leftover.row_id not in self.undone.failed:
+                self._try(leftover, entry)
+
+    def _try(self, leftover: Leftover, entry: Release | ExecDelete) -> None:
+        try:
+            if isinstance(entry, Release):
+                release(entry, deadline=self._deadline)
+            else:
+                self._executor.run(_delete(entry, leftover.result, in_sandbox=self._pod is not None), self._deadline)
+        except UnderlayError as error:
+            self.undone.errors.append(error)
+            self.undone.failed.add(leftover.row_id)
+
+
+def _delete(entry: ExecDelete, result: Result | None, *, in_sandbox: bool) -> Invocation:
+    """DEL of an executable: its configuration as at ADD, with the attachment's result as prevResult."""
+    conf = entry.conf.encode()
+    if result is not None:
+        keys: dict[str, object] = dict(msgspec.json.decode(conf, type=dict[str, msgspec.Raw]))
+        keys["prevResult"] = msgspec.Raw(versions.encode(result, entry.version))
+        conf = msgspec.json.encode(keys)
+    return Invocation(
+        verb=Verb.DEL,
+        type=entry.plugin,
+        stdin=conf,
+        path=entry.path,
+        container_id=entry.container_id,
+        netns=entry.netns if in_sandbox else "",
+        ifname=entry.ifname,
+        args=entry.args,
+    )

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.delegate.conftest import ORIGIN, Bench, Log, make_engine, soon
+
+from underlay.delegate import entries
+from underlay.delegate.entries import ExecDelete
+from underlay.delegate.ledger import Ledger, Row, signed
+from underlay.errors import InterfaceExists, StateUnwritable
+from underlay.ipam.undo import Release
+from underlay.net.undo import DropLink, DropRoute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Netns
+
+ROW = Row(
+    id=0, owner="multus", container_id="c1", ifname="net1", network="default/a", origin_network="multus-net",
+    origin_ifname="eth0", state="adding", netns="/run/netns/x", cookie=7, boot="b", created=1, conf=b'{"a": 1}',
+    call=b"{}", pod_namespace="default", pod_name="web-0", pod_uid="u",
+)  # fmt: skip
+LINK = DropLink("pod", "net1", mac="02:00:00:00:00:01")
+ROUTE = DropRoute("host", "10.0.0.0/8", 500)
+RELEASE = Release("host-local", "/var/lib/cni/networks", "n", "c1", "net1", ("10.0.0.2",))
+EXEC = ExecDelete("ptp", '{"cniVersion":\n"1.0.0"}', "1.0.0", "c1", "/run/netns/x", "eth0", path=("/opt/cni/bin",))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, log: Log) -> Iterator[Ledger]:
+    made = Ledger(str(tmp_path / "state" / "ledger.db"), log)
+    yield made
+    made.close()
+
+
+def filled(ledger: Ledger, count: int, prefix: str = "c") -> None:
+    for number in range(count):
+        row_id = ledger.begin(replace(ROW, container_id=f"{prefix}{number}", conf=b"x" * 900))
+        ledger.record(row_id, [LINK])
+        ledger.commit([(b"{}", row_id)])
+
+
+def test_a_row_comes_back_as_it_was_written(ledger: Ledger, log: Log) -> None:
+    row_id = ledger.begin(ROW)
+    ledger.record(row_id, [LINK, ROUTE])
+    ledger.record(row_id, [RELEASE])
+    ledger.record(row_id, [EXEC])
+    (row,) = ledger.find("c1", ORIGIN)
+    assert replace(row, undo="") == replace(ROW, id=row_id)
+    assert entries.decode(row.undo) == ([LINK, ROUTE, RELEASE, EXEC], [])
+    ledger.commit([(b'{"ips":[]}', row_id)])
+    (row,) = ledger.rows()
+    assert (row.state, row.result) == ("added", b'{"ips":[]}')
+    ledger.deleting([row_id])
+    assert ledger.rows()[0].state == "deleting"
+    ledger.forget([row_id])
+    assert ledger.rows() == []
+    assert log.lines == []
+
+
+@given(st.integers(min_value=0, max_value=(1 << 64) - 1))
+def test_every_cookie_fits_and_stays_distinct(cookie: int) -> None:
+    assert -(1 << 63) <= signed(cookie) < 1 << 63
+    assert signed(cookie) % (1 << 64) == cookie
+
+
+def test_the_same_attachment_is_not_begun_twice(ledger: Ledger) -> None:
+    ledger.begin(ROW)
+    with pytest.raises(InterfaceExists, match="net1"):
+        ledger.begin(ROW)
+    ledger.begin(replace(ROW, owner="macvlan"))
+
+
+def test_lines_that_nobody_understands_hide_none_of_the_others(ledger: Ledger) -> None:
+    row_id = ledger.begin(ROW)
+    ledger.record(row_id, [LINK])
+    (row,) = ledger.rows()
+    torn = row.undo + '[{"type":"of-tomorrow"}]\n[{"type":"li\n' + row.undo
+    assert entries.decode(torn) == ([LINK, LINK], ['[{"type":"of-tomorrow"}]', '[{"type":"li'])
+
+
+def test_what_a_killed_process_wrote_is_there(tmp_path: Path, log: Log) -> None:
+    path = str(tmp_path / "ledger.db")
+    child = os.fork()
+    if not child:
+        ledger = Ledger(path, log)
+        ledger.record(ledger.begin(ROW), [LINK])
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    reborn = Ledger(path, log)
+    assert entries.decode(reborn.rows()[0].undo) == ([LINK], [])
+    reborn.close()
+
+
+def test_many_threads_write_at_once(ledger: Ledger) -> None:
+    def work(number: int) -> None:
+        for turn in range(20):
+            row_id = ledger.begin(replace(ROW, container_id=f"{number}-{turn}"))
+            ledger.record(row_id, [LINK])
+            ledger.commit([(b"{}", row_id)])
+            if turn % 2:
+                ledger.forget([row_id])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ledger.rows()) == 80
+
+
+@pytest.mark.parametrize("damage", ["garbage", "half", "middle", "header", "empty"])
+def test_a_malformed_file_is_moved_aside_and_its_legible_rows_taken_over(tmp_path: Path, log: Log, damage: str) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(str(path), log)
+    filled(ledger, 200)
+    ledger.remember_store("directory", "/data/n")
+    ledger.close()
+    content = path.read_bytes()
+    middle = len(content) // 2 // 4096 * 4096
+    path.write_bytes({
+        "garbage": b"this is no database " * 100,
+        "half": content[: len(content) // 2],
+        "middle": content[:middle] + bytes(8192) + content[middle + 8192 :],
+        "header": b"x" * 100 + content[100:],
+        "empty": b"",
+    }[damage])  # fmt: skip
+    reborn = Ledger(str(path), log)
+    kept = len(reborn.rows())
+    assert kept >= {"half": 50, "middle": 150}.get(damage, 0)
+    row_id = reborn.begin(replace(ROW, container_id="new"))
+    assert reborn.rows()[-1].id == row_id
+    reborn.close()
+    if damage != "empty":
+        assert any("malformed" in event for event in log.events())
+        assert list(tmp_path.glob("ledger.db.broken-*"))
+
+
+def test_a_file_that_breaks_while_it_is_open_is_replaced_and_del_goes_on(tmp_path: Path, log: Log) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(str(path), log)
+    filled(ledger, 300)
+    ledger.checkpoint()
+    with path.open("r+b") as file:
+        file.seek(8192)
+        file.write(os.urandom(40 * 4096))
+    ledger.close()  # the page cache forgets
+    ledger.find("c299", ORIGIN)
+    assert ledger.writable()
+    ledger.begin(replace(ROW, container_id="new"))
+    assert ledger.find("new", ORIGIN)
+    ledger.close()
+
+
+def test_a_ledger_of_a_newer_version_is_moved_aside_and_taken_over(tmp_path: Path, log: Log) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(str(path), log)
+    filled(ledger, 3)
+    ledger.close()
+    with sqlite3.connect(path, isolation_level=None) as db:
+        db.execute("ALTER TABLE attachment ADD COLUMN mood TEXT DEFAULT 'good'")
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    older = Ledger(str(path), log)
+    assert len(older.rows()) == 3
+    older.close()
+    assert any("newer version" in str(fields) for _, _, fields in log.lines)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    return filler
+
+
+def test_a_full_disk_refuses_add_lets_del_through_and_heals(small_disk: Path, log: Log) -> None:
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    filled(ledger, 10)
+    filler = fill(small_disk)
+    with pytest.raises(StateUnwritable, match="full"):
+        filled(ledger, 100, "more")
+    assert not ledger.writable()
+    (row,) = ledger.find("c3", ORIGIN)
+    ledger.deleting([row.id])
+    ledger.forget([row.id])
+    assert ledger.find("c3", ORIGIN) == []
+    filler.unlink()
+    assert ledger.writable()
+    again = ledger.begin(replace(ROW, container_id="c3"))
+    assert [each.id for each in ledger.find("c3", ORIGIN)] == [again]
+    ledger.close()
+
+
+def test_a_disk_that_is_full_from_the_start_heals(small_disk: Path, log: Log) -> None:
+    filler = fill(small_disk)
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    with pytest.raises(StateUnwritable) as caught:
+        ledger.begin(ROW)
+    assert "disk space" in caught.value.hint
+    assert ledger.find("c1", ORIGIN) == []
+    filler.unlink()
+    ledger.begin(ROW)
+    assert ledger.find("c1", ORIGIN)
+    ledger.close()
+
+
+def test_a_read_only_disk_refuses_add_and_is_still_read(small_disk: Path, log: Log) -> None:
+    path = str(small_disk / "ledger.db")
+    ledger = Ledger(path, log)
+    filled(ledger, 2)
+    ledger.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    frozen = Ledger(path, log)
+    with pytest.raises(StateUnwritable, match="cannot be written"):
+        frozen.begin(replace(ROW, container_id="new"))
+    (row,) = frozen.find("c1", ORIGIN)
+    frozen.deleting([row.id])
+    frozen.forget([row.id])
+    assert frozen.find("c1", ORIGIN) == []
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert frozen.writable()
+    frozen.begin(replace(ROW, container_id="new"))
+    assert [each.container_id for each in frozen.rows()] == ["c0", "new"]
+    frozen.close()
+
+
+def test_a_state_directory_that_cannot_be_made_refuses_add(tmp_path: Path, log: Log) -> None:
+    (tmp_path / "state").write_text("a file is in the way")
+    ledger = Ledger(str(tmp_path / "state" / "ledger.db"), log)
+    with pytest.raises(StateUnwritable):
+        ledger.begin(ROW)
+    assert ledger.rows() == []
+    (tmp_path / "state").unlink()
+    ledger.begin(ROW)
+    assert len(ledger.rows()) == 1
+    ledger.close()
+
+
+def test_add_on_a_full_disk_touches_nothing_and_del_of_an_earlier_pod_works(
+    bench: Bench, pod: Netns, new_netns: object, small_disk: Path, log: Log
+) -> None:
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    engine = make_engine(ledger, log)
+    with engine.session(bench.sandbox(pod), ORIGIN, soon()) as session:
+        session.add(bench.attachment())
+    filler = fill(small_disk)
+    big = bench.attachment(bench.macvlan("big", padding="x" * 100_000), "net2", "default/big")
+    with pytest.raises(StateUnwritable), engine.session(bench.sandbox(pod), ORIGIN, soon()) as session:
+        session.add(big)
+    assert pod.link("net2") is None
+    assert bench.reserved("big") == []
+    with engine.session(bench.sandbox(pod), ORIGIN, soon()) as session:
+        assert session.delete() == []
+    assert pod.link("net1") is None
+    assert bench.reserved() == []
+    filler.unlink()
+    with engine.session(bench.sandbox(pod), ORIGIN, soon()) as session:
+        session.add(bench.attachment())
+    engine.close()
