@@ -1,0 +1,138 @@
+"""One Kubernetes manifest file, YAML or JSON, to the objects that policy reads.
+
+Several YAML documents in a file, and lists (`kind: List`, `PodList` …) in them, are taken apart; kinds that policy does
+not read are passed over. One wrong object makes the whole file wrong, so that a file is never half in force.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from underlay.kube import objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from underlay.kube.objects import NetworkAttachmentDefinition, Pod
+
+ENDINGS = (".yaml", ".yml", ".json")
+_GROUP = "k8s.cni.cncf.io/"
+
+
+class ManifestError(Exception):
+    """What is wrong with a file, in words: the place in it and the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """What a file defines, in its order."""
+
+    pods: tuple[Pod, ...] = ()
+    networks: tuple[NetworkAttachmentDefinition, ...] = ()
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+    namespace: str | None = None
+    uid: str | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _Spec(msgspec.Struct):
+    config: str | None = None
+
+
+class _Pod(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _Network(msgspec.Struct):
+    metadata: _Metadata
+    spec: _Spec | None = None
+
+
+def parse(name: str, raw: bytes) -> Objects:
+    """The objects of a file's bytes; ``name`` tells YAML from JSON by its ending. Raises ManifestError."""
+    if not raw:
+        raise ManifestError("the file is empty: whoever writes it should write a temporary file and rename it")
+    documents = _json(raw) if name.endswith(".json") else _yaml(raw)
+    pods: list[Pod] = []
+    networks: list[NetworkAttachmentDefinition] = []
+    for where, kind, document in _flatten(documents):
+        try:
+            if kind == "Pod":
+                pods.append(_pod(msgspec.convert(document, _Pod)))
+            else:
+                networks.append(_network(msgspec.convert(document, _Network)))
+        except (msgspec.ValidationError, ManifestError) as fault:
+            raise ManifestError(f"{where}, {kind}: {fault}") from fault
+    return Objects(tuple(pods), tuple(networks))
+
+
+def _json(raw: bytes) -> list[Any]:
+    try:
+        return [msgspec.json.decode(raw)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise ManifestError(f"no JSON: {fault}") from fault
+
+
+def _yaml(raw: bytes) -> list[Any]:
+    import yaml  # 15 ms and 3 MiB: only who keeps YAML pays for it
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return list(yaml.load_all(raw, Loader=loader))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as fault:
+        raise ManifestError("no YAML: " + " ".join(str(fault).split())) from fault
+
+
+def _flatten(documents: Iterable[Any]) -> Iterator[tuple[str, str, Any]]:
+    """(place, kind, object) of each object that policy reads, in order, lists taken apart."""
+    todo = [(f"document {number}", "", document) for number, document in enumerate(documents, 1)][::-1]
+    while todo:
+        where, implied, document = todo.pop()
+        if document is None:  # nothing but comments between two "---"
+            continue
+        if not isinstance(document, dict):
+            raise ManifestError(f"{where}: an object with apiVersion and kind is wanted, not {type(document).__name__}")
+        kind = document.get("kind") or implied
+        if not isinstance(kind, str) or not kind:
+            raise ManifestError(f'{where}: "kind" is missing')
+        items = document.get("items")
+        if kind.endswith("List") and isinstance(items, list):
+            todo += [(f"{where}, item {number}", kind[:-4], item) for number, item in enumerate(items, 1)][::-1]
+        elif _read(kind, document.get("apiVersion"), implied):
+            yield where, kind, document
+
+
+def _read(kind: str, version: object, implied: str) -> bool:
+    """Whether policy reads objects of this kind and group. Items of a typed list may leave their own version out."""
+    if kind == "Pod":
+        return version == "v1" or (version is None and bool(implied))
+    if kind == "NetworkAttachmentDefinition":
+        return (isinstance(version, str) and version.startswith(_GROUP)) or (version is None and bool(implied))
+    return False
+
+
+def _identity(metadata: _Metadata) -> tuple[str, str]:
+    namespace = metadata.namespace or "default"
+    if not objects.is_label(namespace):
+        raise ManifestError(f"metadata.namespace {namespace!r} is no namespace: a DNS-1123 label is wanted")
+    if not objects.is_subdomain(metadata.name):
+        raise ManifestError(f"metadata.name {metadata.name!r} is no object's name: a DNS-1123 subdomain is wanted")
+    return namespace, metadata.name
+
+
+def _pod(found: _Pod) -> Pod:
+    namespace, name = _identity(found.metadata)
+    annotations = found.metadata.annotations or {}
+    return objects.pod(namespace=namespace, name=name, uid=found.metadata.uid or "", annotations=annotations)
+
+
+def _network(found: _Network) -> NetworkAttachmentDefinition:
+    namespace, name = _identity(found.metadata)
+    config = found.spec.config if found.spec else None
+    return objects.network(namespace=namespace, name=name, config=config, annotations=found.metadata.annotations or {})

@@ -1,0 +1,67 @@
+"""The Kubernetes objects that policy reads, trimmed to what it uses, as frozen values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
+MIRROR = "kubernetes.io/config.mirror"
+CONFIG_SOURCE = "kubernetes.io/config.source"
+
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+
+
+def is_label(text: str) -> bool:
+    """A DNS-1123 label: 1 to 63 of a-z, 0-9 and "-", neither first nor last a "-". What namespaces are named by."""
+    return _LABEL.fullmatch(text) is not None
+
+
+def is_subdomain(text: str) -> bool:
+    """A DNS-1123 subdomain: labels joined by dots, at most 253 characters. What objects are named by."""
+    return len(text) <= 253 and _SUBDOMAIN.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod. ``uid`` is empty where the source knows none (a manifest that nobody submitted). ``static``: the object
+    mirrors a pod that the kubelet took from a file or a URL, so its UID is not the one the runtime is told.
+    """
+
+    namespace: str
+    name: str
+    uid: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    static: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAttachmentDefinition:
+    """A NetworkAttachmentDefinition (k8s.cni.cncf.io/v1). ``config`` is spec.config, CNI JSON as written, None where it
+    is absent; ``resource_name`` names the device plugin's resource it is tied to, or is empty.
+    """
+
+    namespace: str
+    name: str
+    config: str | None = None
+    resource_name: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def pod(*, namespace: str, name: str, uid: str, annotations: Mapping[str, str]) -> Pod:
+    """A pod from its metadata; what the annotations say of its origin decides ``static``."""
+    static = MIRROR in annotations or annotations.get(CONFIG_SOURCE, "api") != "api"
+    return Pod(namespace, name, uid, annotations, static)
+
+
+def network(
+    *, namespace: str, name: str, config: str | None, annotations: Mapping[str, str]
+) -> NetworkAttachmentDefinition:
+    """A NetworkAttachmentDefinition from its metadata and spec.config. A config of blanks counts as absent."""
+    given = config if config and not config.isspace() else None
+    return NetworkAttachmentDefinition(namespace, name, given, annotations.get(RESOURCE_NAME, ""), annotations)
