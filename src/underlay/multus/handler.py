@@ -1,0 +1,268 @@
+"""The `multus` plugin: a pod's NICs, all of them, or none.
+
+    request ─▶ config ─▶ pod ─▶ plan ─▶ engine session: add, add, add, settle ─▶ network-status ─▶ the first's result
+
+ADD decides everything before it touches anything. DEL, CHECK and GC work from the ledger alone: pod, networks and
+configuration may be gone or changed since.
+
+Budget of this layer's own share of an ADD (configuration and annotation seen before, pod and one network): 200 us.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from underlay.cni import config as cni
+from underlay.cni.request import Verb
+from underlay.cni.result import Result
+from underlay.cni.versions import check_verb
+from underlay.delegate.attachment import Origin, Sandbox
+from underlay.delegate.report import Report
+from underlay.errors import InvalidEnvironment, NotAvailable, PodMismatch, StateUnwritable, TryAgain, UnderlayError
+from underlay.kube.inotify import wait_for_file
+from underlay.multus import config as configuration
+from underlay.multus import status
+from underlay.multus.networks import ConfigFiles, Networks
+from underlay.multus.plan import configured, named, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from underlay.cni.request import Request
+    from underlay.delegate.attachment import Attachment
+    from underlay.delegate.engine import Engine, Session
+    from underlay.kube.objects import Pod
+    from underlay.kube.source import Log, Source
+    from underlay.multus.config import MultusConfig
+    from underlay.multus.plan import Plan
+
+OWNER: Final = "multus"
+CONF_DIR: Final = "/etc/cni/multus/net.d"
+_CONFIGS: Final = 64
+_UNREADY_HINT: Final = "The cluster network's own daemon writes that file; see why it does not run on this node."
+_READY_WAIT: Final = 10.0  # seconds; the runtime comes again, and a worker is held meanwhile
+
+
+class Multus:
+    """All verbs of the plugin. Thread-safe. ``conf_dir`` counts where a configuration names none."""
+
+    def __init__(self, engine: Engine, source: Source, log: Log, *, conf_dir: str = CONF_DIR) -> None:
+        self._engine = engine
+        self._source = source
+        self._log = log
+        self._conf_dir = conf_dir
+        self._files = ConfigFiles(log)
+        self._parse = lru_cache(maxsize=_CONFIGS)(configuration.parse)
+        self._warned: set[str] = set()
+
+    def run(self, request: Request, deadline: float, report: Report | None = None) -> Result | None:
+        """Serve a call, whatever its verb; ADD returns the result. ``deadline``: ``time.monotonic`` clock, seconds."""
+        report = report or Report()
+        if request.verb is Verb.ADD:
+            return self.add(request, deadline, report)
+        if request.verb is Verb.DEL:
+            self.delete(request, deadline, report)
+        elif request.verb is Verb.CHECK:
+            self.check(request, deadline, report)
+        elif request.verb is Verb.STATUS:
+            self.status(request, deadline)
+        elif request.verb is Verb.GC:
+            self.gc(request, deadline, report)
+        else:
+            raise InvalidEnvironment(f"CNI_COMMAND {request.verb} is not for the daemon")
+        return None
+
+    def delete_spooled(self, request: Request, spooled_at: int, deadline: float, report: Report | None = None) -> None:
+        """A DEL accepted at ``spooled_at`` (realtime ns): what was attached later is left alone."""
+        self.delete(request, deadline, report or Report(), before=spooled_at)
+
+    def add(self, request: Request, deadline: float, report: Report) -> Result:
+        """Attach the pod to its networks; on the first fault everything is undone, newest first, and the fault raised.
+
+        The result is the cluster network's. A pod that exists no more: an empty result.
+        """
+        config = self._config(request)
+        self._await_ready(config, deadline)
+        namespace, name = _identity(request)
+        pod = self._pod(request, namespace, name, deadline)
+        if name and pod is None:
+            self._log("info", "pod exists no more, nothing attached", pod=f"{namespace}/{name}")
+            return Result()
+        place = f"pod {namespace}/{name}" if pod else f"container {request.container_id}"
+        try:
+            attachments = self._plan(config, pod, request, deadline).attachments
+            with self._session(request, config, deadline, report) as session:
+                for attachment in attachments:
+                    _attach(session, attachment)
+                results = session.settle()
+        except UnderlayError as error:
+            raise named(error, place) from error
+        if pod is not None:
+            self._publish(pod, attachments, results)
+        return results[0]
+
+    def delete(self, request: Request, deadline: float, report: Report, *, before: int | None = None) -> None:
+        """Take the pod off every network it was attached to, by the ledger; faults go into ``report``.
+
+        Raises TryAgain only, when another call for the same container does not end by the deadline.
+        """
+        config = self._tolerant_config(request, report)
+        namespace, name = _identity(request)
+        with self._session(request, config, deadline, report) as session:
+            recorded = session.recorded()
+            if recorded and before is not None and recorded[-1].created_ns > before:
+                session.delete(before=before)
+                return
+            if recorded:
+                namespace, name = recorded[0].pod_namespace, recorded[0].pod_name
+            session.delete(() if recorded or config is None else self._given(config, request, deadline))
+        if name and not self._engine.pod_elsewhere(namespace, name, request.container_id):
+            self._source.drop_status(namespace, name, request.args.get("K8S_POD_UID", ""))
+
+    def check(self, request: Request, deadline: float, report: Report) -> None:
+        """Raise CheckFailed for the first attachment that is not as ADD left it, UnknownContainer for none at all."""
+        config = self._config(request)
+        check_verb(config.version, Verb.CHECK)
+        with self._session(request, config, deadline, report) as session:
+            session.check()
+
+    def status(self, request: Request, deadline: float) -> None:
+        """Raise NotAvailable or LimitedConnectivity where ADD could not serve a pod in the configured networks."""
+        config = self._config(request)
+        check_verb(config.version, Verb.STATUS)
+        if config.readiness_file and not wait_for_file(config.readiness_file, 0):
+            raise NotAvailable(_unready(config), hint=_UNREADY_HINT)
+        self._source.check()
+        try:
+            networks = configured(config, self._networks(config, deadline))
+            for network in networks:
+                self._engine.parse(network)
+        except UnderlayError as error:
+            raise NotAvailable(error.message, hint=error.hint) from error
+        self._engine.status(networks, self._sandbox(request, config), deadline)
+
+    def gc(self, request: Request, deadline: float, report: Report) -> None:
+        """Undo what the ledger holds of this network and the runtime does not list; raises the first fault."""
+        config = self._config(request)
+        check_verb(config.version, Verb.GC)
+        keep = cni.valid_attachments(request.stdin)
+        try:
+            networks: Sequence[Attachment] = configured(config, self._networks(config, deadline))
+        except UnderlayError as error:
+            networks = ()
+            report.faults.append(f"GC leaves out the plugins of the configured networks: {error.message}")
+        sandbox = self._sandbox(request, config)
+        faults = self._engine.gc(_origin(request, config), keep, networks, sandbox, deadline, report)
+        self.tidy()
+        if faults:
+            raise faults[0]
+
+    def tidy(self) -> None:
+        """Withdraw every network-status of a pod that the ledger has no attachment of: its sandbox died without DEL."""
+        published = self._source.published()  # first: a pod that is attached meanwhile was in the ledger before
+        living = {(row.pod_namespace, row.pod_name) for row in self._engine.ledger.rows()} if published else set()
+        for namespace, name in published:
+            if (namespace, name) not in living:
+                self._source.drop_status(namespace, name, "")
+
+    def _session(self, request: Request, config: MultusConfig | None, deadline: float, report: Report) -> Session:
+        return self._engine.session(self._sandbox(request, config), _origin(request, config), deadline, report)
+
+    def _config(self, request: Request) -> MultusConfig:
+        config = self._parse(request.stdin)
+        for warning in config.warnings:
+            self._warn_once(f"multus configuration {config.name!r}: {warning}")
+        return config
+
+    def _tolerant_config(self, request: Request, report: Report) -> MultusConfig | None:
+        try:
+            return self._config(request)
+        except UnderlayError as error:
+            report.faults.append(error.message)
+            return None
+
+    def _warn_once(self, words: str) -> None:
+        if words not in self._warned and len(self._warned) < 1000:
+            self._warned.add(words)
+            self._log("warn", words)
+
+    def _await_ready(self, config: MultusConfig, deadline: float) -> None:
+        limit = min(deadline, time.monotonic() + _READY_WAIT)
+        if config.readiness_file and not wait_for_file(config.readiness_file, limit):
+            raise TryAgain(_unready(config), hint=_UNREADY_HINT)
+
+    def _pod(self, request: Request, namespace: str, name: str, deadline: float) -> Pod | None:
+        """The pod that the runtime named; None where it named none or it exists no more. Raises PodMismatch."""
+        if not name:
+            return None
+        uid = request.args.get("K8S_POD_UID", "")
+        pod = self._source.pod(namespace, name, deadline, uid)
+        if pod is not None and uid and pod.uid and uid != pod.uid and not pod.static:
+            raise PodMismatch(f"pod {namespace}/{name} has UID {pod.uid}, the sandbox was made for UID {uid}")
+        return pod
+
+    def _plan(self, config: MultusConfig, pod: Pod | None, request: Request, deadline: float) -> Plan:
+        made = plan(config, pod, request.ifname, self._networks(config, deadline), self._engine.parse)
+        for note in made.notes:
+            self._log("warn", note, pod=f"{pod.namespace}/{pod.name}" if pod else "")
+        return made
+
+    def _given(self, config: MultusConfig, request: Request, deadline: float) -> Sequence[Attachment]:
+        """What a container that the ledger does not know may have been attached to, as far as can be told."""
+        try:
+            pod = self._pod(request, *_identity(request), deadline)
+            return plan(config, pod, request.ifname, self._networks(config, deadline), self._engine.parse).attachments
+        except UnderlayError as error:
+            self._log("info", "DEL cannot tell the networks of an unknown container", cause=error.message)
+        return ()
+
+    def _networks(self, config: MultusConfig, deadline: float) -> Networks:
+        conf_dir = config.conf_dir or self._conf_dir
+        return Networks(
+            self._source, self._files, conf_dir=conf_dir, namespace=config.multus_namespace, deadline=deadline
+        )
+
+    def _sandbox(self, request: Request, config: MultusConfig | None) -> Sandbox:
+        own = (config.bin_dir,) if config and config.bin_dir else ()
+        namespace, name = _identity(request)
+        return Sandbox(
+            container_id=request.container_id,
+            netns=request.netns,
+            args_text=request.args_text,
+            args=request.args,
+            path=own + request.path,
+            pod_namespace=namespace,
+            pod_name=name,
+            pod_uid=request.args.get("K8S_POD_UID", ""),
+        )
+
+    def _publish(self, pod: Pod, attachments: Sequence[Attachment], results: Sequence[Result]) -> None:
+        """Write network-status. The pod is attached whether or not that succeeds."""
+        try:
+            self._source.write_status(pod, status.encode(status.statuses(attachments, results)))
+        except StateUnwritable as error:
+            self._log("error", "network-status is not written", pod=f"{pod.namespace}/{pod.name}", cause=error.message)
+
+
+def _identity(request: Request) -> tuple[str, str]:
+    """Namespace and name of the pod, both empty where the runtime is none of Kubernetes."""
+    name = request.args.get("K8S_POD_NAME", "")
+    namespace = request.args.get("K8S_POD_NAMESPACE", "")
+    return (namespace, name) if name and namespace else ("", "")
+
+
+def _unready(config: MultusConfig) -> str:
+    return f"the cluster network is not ready: {config.readiness_file} (readinessindicatorfile) does not exist"
+
+
+def _origin(request: Request, config: MultusConfig | None) -> Origin:
+    return Origin(OWNER, config.name if config else "", request.ifname)
+
+
+def _attach(session: Session, attachment: Attachment) -> None:
+    try:
+        session.add(attachment)
+    except UnderlayError as error:
+        raise named(error, f"network {attachment.network} on {attachment.ifname}") from error
