@@ -1,0 +1,217 @@
+"""The composition root: every part of the daemon is made here and handed to the others.
+
+    locks ─▶ ledger ─▶ reclaim (what crashed or died) ─▶ spool (what was deleted meanwhile) ─▶ socket ─▶ ready
+    SIGTERM ─▶ no new connections ─▶ requests in flight end ─▶ exit 0
+
+Start to ready: 0.3 s, most of it the interpreter's start and the imports.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from underlay import __version__
+from underlay.daemon import builtin, config, health
+from underlay.daemon.handler import Handler
+from underlay.daemon.health import Health, Probes
+from underlay.daemon.lock import Lock, private_directory
+from underlay.daemon.log import Logs
+from underlay.daemon.server import Server
+from underlay.daemon.spool import Spool
+from underlay.daemon.workers import Workers
+from underlay.delegate.engine import Engine
+from underlay.delegate.exec import Executor
+from underlay.delegate.ledger import Ledger
+from underlay.delegate.reclaim import Reclaimer
+from underlay.errors import StateUnwritable
+from underlay.kube.manifests import Manifests
+from underlay.multus.handler import Multus
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from underlay.daemon.config import Settings
+    from underlay.daemon.frame import Call
+
+_SPOOL_SECONDS = 1.0
+_M_ARENA_MAX = -8
+# Threads that stand in for those that wait for other plugins' processes or slow clients.
+_SPARE = 64
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status. Raises UnderlayError when it cannot start."""
+    _tune()
+    logs = Logs(settings.log)
+    private_directory(settings.run_dir)
+    locks = [Lock(settings.run_dir), *_state_lock(settings, logs)]
+    daemon = Daemon(settings, logs)
+    signals = _Signals()
+    daemon.start()
+    logs("info", "ready", run_dir=settings.run_dir, version=__version__, ms=round(_process_age() * 1e3))
+    while (number := signals.wait()) == signal.SIGHUP:
+        logs.reopen()
+        logs("info", "log files reopened")
+    signals.exit_on_next()
+    logs("info", "stopping", signal=signal.Signals(number).name)
+    clean = daemon.stop(time.monotonic() + settings.stop_deadline)
+    logs("info" if clean else "warn", "stopped", clean=clean)
+    for lock in locks:
+        lock.release()
+    sys.stdout.flush()
+    # Whatever still runs holds nothing that the ledger does not know; the interpreter would wait for it.
+    os._exit(0)
+
+
+class Daemon:
+    """All parts together. Used by one thread."""
+
+    def __init__(self, settings: Settings, logs: Logs) -> None:
+        self._settings = settings
+        self._log = logs
+        self._stopping = threading.Event()
+        self._health = Health(__version__)
+        self._ledger = Ledger(f"{settings.state_dir}/ledger.db", logs)
+        self._workers = Workers(lambda: self._server.serve_one(), size=settings.workers, spare=_SPARE)
+        engine = Engine(
+            ledger=self._ledger,
+            executor=Executor(log=logs, environ=os.environ, blocking=self._workers.lend, limit=settings.delegate_limit),
+            plugins=builtin.PLUGINS,
+            allocators=builtin.ALLOCATORS,
+            log=logs,
+            blocking=self._workers.lend,
+        )
+        multus = Multus(engine, Manifests(settings.manifest_dir, logs), logs, conf_dir=settings.conf_dir)
+        self._reclaimer = Reclaimer(engine)
+        self._handler = Handler(
+            engine=engine,
+            multus=multus,
+            builtin=engine.plugins,
+            bin_dir=settings.bin_dir,
+            health=self._health,
+            log=logs,
+        )
+        self._server = Server(
+            f"{settings.run_dir}/underlay.sock",
+            backlog=settings.queue,
+            deadline=settings.deadline,
+            handler=self._handler,
+            log=logs,
+        )
+        self._spool = Spool(f"{settings.run_dir}/spool", self._deliver, logs)
+        self._probes: Probes | None = None
+
+    def start(self) -> None:
+        """Bring the node into the state that the ledger and the spool say, then serve. Raises UnderlayError."""
+        if self._settings.health_address:
+            self._probes = Probes(*config.split_address(self._settings.health_address), self._health.status)
+        private_directory(f"{self._settings.run_dir}/spool")
+        self._reclaimer.at_start()
+        self._health.spooled = self._spool.work_off()
+        self._check_ledger()
+        gc.collect()
+        gc.freeze()  # what lives now lives as long as the daemon: no collection looks at it again
+        self._server.listen(self._workers.lend)
+        self._workers.start()
+        threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
+        self._health.state = "ready"
+        health.notify("READY=1", os.environ.get("NOTIFY_SOCKET"))
+
+    def stop(self, deadline: float) -> bool:
+        """Take no new requests and wait for those in flight; whether all of them ended by the deadline."""
+        self._health.state = "stopping"
+        health.notify("STOPPING=1", os.environ.get("NOTIFY_SOCKET"))
+        self._stopping.set()
+        self._workers.stop()
+        self._server.close()
+        clean = self._workers.join(deadline)
+        if self._probes is not None:
+            self._probes.close()
+        if clean:
+            self._server.release()
+            self._ledger.checkpoint()
+            self._ledger.close()
+        return clean
+
+    def _deliver(self, call: Call, spooled_at: int) -> None:
+        self._handler.deliver(call, spooled_at, time.monotonic() + self._settings.deadline)
+
+    def _maintain(self) -> None:
+        """What nobody asks for: the spool every second, dead sandboxes and the ledger's file every interval."""
+        next_sweep = time.monotonic() + self._settings.reclaim_interval
+        while not self._stopping.wait(_SPOOL_SECONDS):
+            try:
+                self._health.spooled = self._spool.work_off()
+                if time.monotonic() >= next_sweep:
+                    self._reclaimer.sweep()
+                    self._check_ledger()
+                    self._ledger.checkpoint()
+                    next_sweep = time.monotonic() + self._settings.reclaim_interval
+            except Exception:  # the loop is the node's self-healing: it goes on, and the log has the bug
+                self._log("error", "maintenance failed", traceback=traceback.format_exc())
+
+    def _check_ledger(self) -> None:
+        self._health.fault("ledger", "" if self._ledger.writable() else f"{self._ledger.path} cannot be written")
+
+
+class _Signals:
+    """SIGTERM, SIGINT and SIGHUP as numbers to wait for; no handler does any work of its own."""
+
+    def __init__(self) -> None:
+        self._pipe, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _nothing)
+
+    def wait(self) -> int:
+        """The next signal's number."""
+        return os.read(self._pipe, 1)[0]
+
+    def exit_on_next(self) -> None:
+        """A second SIGTERM or SIGINT ends the process at once; the ledger bears it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _exit_now)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """Only the number in the pipe counts."""
+
+
+def _exit_now(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _state_lock(settings: Settings, log: Logs) -> list[Lock]:
+    """The state directory's lock, where it can be had: one that cannot be written stops ADD, not the daemon."""
+    try:
+        private_directory(settings.state_dir)
+        return [Lock(settings.state_dir)]
+    except StateUnwritable as error:
+        log("error", "state directory", error=error.message, hint=error.hint)
+        return []
+
+
+def _tune() -> None:
+    """Few malloc arenas, since every thread would get 64 MiB of address space and its own garbage; many descriptors."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none, and needs none
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _process_age() -> float:
+    """Seconds since the kernel started this process (proc(5), stat field 22)."""
+    with open("/proc/self/stat", "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

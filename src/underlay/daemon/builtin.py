@@ -1,0 +1,21 @@
+"""The plugins that run in process, and the IPAM plugins among them. Everything else is executed."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from underlay.ipam.host_local import HOST_LOCAL
+from underlay.ipam.static import STATIC
+from underlay.plugins import host_local, macvlan, router, static, veth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from underlay.ipam.allocator import Allocator
+    from underlay.plugins.context import Plugin
+
+PLUGINS: Final[Mapping[str, Plugin]] = MappingProxyType(
+    {each.PLUGIN.name: each.PLUGIN for each in (macvlan, veth, router, host_local, static)}
+)
+ALLOCATORS: Final[Mapping[str, Allocator]] = MappingProxyType({each.name: each for each in (HOST_LOCAL, STATIC)})

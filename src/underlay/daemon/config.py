@@ -1,0 +1,168 @@
+"""The daemon's settings: one file, YAML or JSON, with the command line's flags over it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from underlay.errors import InvalidConfig, IOFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_FILE = "/etc/underlay/underlay.yaml"
+_HINT = 'The keys are in "underlay daemon --help" and docs; correct the file or the flag.'
+
+Level = Literal["debug", "info", "warn", "error"]
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The daemon's own log. ``file`` "" is standard error; ``max_size`` in MB, ``max_age`` in days, 0: no limit.
+
+    ``plugin_dir`` is where the files of plugins' ``log_options`` may lie; "": they write none.
+    """
+
+    level: Level = "info"
+    file: str = ""
+    max_size: int = 100
+    max_age: int = 5
+    max_count: int = 5
+    plugin_dir: str = "/var/log"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set.
+
+    ``workers`` requests are served at a time, ``queue`` more may wait in the socket's backlog; ``deadline`` seconds is
+    what one request may take, waiting excluded; ``delegate_limit`` other plugins' processes run at a time;
+    every ``reclaim_interval`` seconds the ledger is compared with the sandboxes that live; ``health_address`` HOST:PORT
+    serves /healthz and /readyz over HTTP, "" does not; ``stop_deadline`` seconds may pass until requests in
+    flight have ended after SIGTERM.
+    """
+
+    state_dir: str = "/var/lib/underlay"
+    run_dir: str = "/run/underlay"
+    conf_dir: str = "/etc/cni/multus/net.d"
+    bin_dir: tuple[str, ...] = ("/opt/cni/bin",)
+    manifest_dir: str = "/etc/underlay/manifests"
+    workers: int = 16
+    queue: int = 1024
+    deadline: float = 55.0
+    delegate_limit: int = 64
+    reclaim_interval: float = 10.0
+    stop_deadline: float = 20.0
+    health_address: str = ""
+    log: LogSettings = LogSettings()
+
+
+def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
+    """The file's settings with ``flags`` (key to value; "log" holds a mapping of its own) over them.
+
+    ``path`` None means DEFAULT_FILE, which need not exist. Raises IOFailure for a file that cannot be read and
+    InvalidConfig, naming the key, for everything else.
+    """
+    settings = _read(path)
+    merged = {**settings, **flags}
+    if "log" in flags and isinstance(settings.get("log"), dict):
+        merged["log"] = {**settings["log"], **flags["log"]}
+    where = path or DEFAULT_FILE
+    _known(merged, Settings, "", where)
+    if isinstance(merged.get("log"), dict):
+        _known(merged["log"], LogSettings, "log.", where)
+    if isinstance(merged.get("bin_dir"), str):
+        merged["bin_dir"] = [merged["bin_dir"]]
+    try:
+        checked = msgspec.convert(merged, Settings)
+    except msgspec.ValidationError as error:
+        message, _, at = str(error).partition(" - at `$.")
+        raise InvalidConfig(f"{where}: {at.rstrip('`') or 'the file'}: {message}", hint=_HINT) from error
+    _sane(checked, where)
+    return checked
+
+
+def _read(path: str | None) -> dict[str, Any]:
+    where = path or DEFAULT_FILE
+    try:
+        with open(where, "rb") as file:
+            content = file.read()
+    except FileNotFoundError as error:
+        if path is None:
+            return {}
+        raise IOFailure(f"the configuration file {where} does not exist", hint="Correct --config.") from error
+    except OSError as error:
+        raise IOFailure(f"cannot read the configuration file {where}: {error.strerror}") from error
+    settings = _decode(content, where)
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise InvalidConfig(f"{where} holds no mapping of keys to values", hint=_HINT)
+    return settings
+
+
+def _decode(content: bytes, where: str) -> Any:
+    if content.lstrip().startswith(b"{"):
+        try:
+            return msgspec.json.decode(content)
+        except msgspec.DecodeError:
+            pass  # YAML may begin with a brace, too
+    import yaml  # a daemon whose file is JSON saves 15 ms and 3 MiB
+
+    try:
+        return yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"{where} is neither JSON nor YAML: {' '.join(str(error).split())}", hint=_HINT) from error
+
+
+def _known(settings: Mapping[str, Any], shape: type[msgspec.Struct], prefix: str, where: str) -> None:
+    """Refuse unknown keys by name, with the one that was probably meant."""
+    for key in settings:
+        if key not in shape.__struct_fields__:
+            import difflib  # only on the way to an error
+
+            near = difflib.get_close_matches(key, shape.__struct_fields__, 1, 0.5)
+            meant = f'; did you mean "{prefix}{near[0]}"?' if near else ""
+            keys = ", ".join(shape.__struct_fields__)
+            raise InvalidConfig(f'{where}: there is no key "{prefix}{key}"{meant}', hint=f"The keys are: {keys}.")
+
+
+def _sane(settings: Settings, where: str) -> None:
+    for key in ("state_dir", "run_dir", "conf_dir", "manifest_dir"):
+        _absolute(key, getattr(settings, key), where)
+    for path in settings.bin_dir:
+        _absolute("bin_dir", path, where)
+    for key, least, most in (
+        ("workers", 1, 1024),
+        ("queue", 1, 65535),
+        ("deadline", 1, 3600),
+        ("delegate_limit", 1, 4096),
+        ("reclaim_interval", 0.1, 86400),
+        ("stop_deadline", 0, 3600),
+    ):
+        value = getattr(settings, key)
+        if not least <= value <= most:
+            raise InvalidConfig(f"{where}: {key}: {value} is not within {least} and {most}", hint=_HINT)
+    for key in ("max_size", "max_age", "max_count"):
+        if getattr(settings.log, key) < 0:
+            raise InvalidConfig(f"{where}: log.{key}: {getattr(settings.log, key)} is negative", hint=_HINT)
+    for key in ("file", "plugin_dir"):
+        if getattr(settings.log, key):
+            _absolute(f"log.{key}", getattr(settings.log, key), where)
+    if settings.health_address:
+        split_address(settings.health_address)
+    if len(os.fsencode(settings.run_dir)) > 80:  # sockaddr_un holds 108 bytes, "/underlay.sock.new" included
+        raise InvalidConfig(f"{where}: run_dir: {settings.run_dir!r} is longer than 80 bytes", hint=_HINT)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """HOST:PORT or [HOST]:PORT, apart. Raises InvalidConfig naming health_address."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise InvalidConfig(f'health_address: "{address}" is not HOST:PORT', hint='For example "127.0.0.1:9464".')
+    return host.strip("[]"), int(port)
+
+
+def _absolute(key: str, path: str, where: str) -> None:
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidConfig(f"{where}: {key}: {path!r} is no absolute path", hint=_HINT)

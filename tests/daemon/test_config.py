@@ -1,0 +1,87 @@
+"""The daemon's configuration: one file, flags over it, faults named by their key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from underlay.daemon import config
+from underlay.daemon.config import Settings
+from underlay.errors import InvalidConfig, IOFailure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load(tmp_path: Path, text: str, **flags: Any) -> Settings:
+    file = tmp_path / "underlay.yaml"
+    file.write_text(text)
+    return config.load(str(file), flags)
+
+
+def test_without_a_file_the_defaults_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(config, "DEFAULT_FILE", str(tmp_path / "none.yaml"))
+    assert config.load(None, {}) == Settings()
+
+
+def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
+    from_yaml = load(tmp_path, "workers: 4\nbin_dir: [/a, /b]\nlog:\n  level: debug\n")
+    from_json = load(tmp_path, '{"workers": 4, "bin_dir": ["/a", "/b"], "log": {"level": "debug"}}')
+    assert from_yaml == from_json
+    assert from_yaml.workers == 4
+    assert from_yaml.bin_dir == ("/a", "/b")
+    assert from_yaml.log.level == "debug"
+    assert load(tmp_path, "{workers: 4}").workers == 4  # YAML that begins like JSON
+    assert load(tmp_path, "# only a comment\n") == Settings()
+
+
+def test_flags_go_over_the_file_key_by_key(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path, "workers: 4\nlog: {level: debug, max_count: 2}\n", workers=8, log={"level": "warn"}, bin_dir=["/x"]
+    )
+    assert settings.workers == 8
+    assert settings.log.level == "warn"
+    assert settings.log.max_count == 2
+    assert settings.bin_dir == ("/x",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("worker: 4", 'no key "worker"; did you mean "workers"'),
+        ("log: {file: /x, colour: true}", 'no key "log.colour"'),
+        ("log: {max_sise: 1}", 'did you mean "log.max_size"'),
+        ("workers: many", "workers: Expected `int`, got `str`"),
+        ("workers: 0", "workers: 0 is not within 1 and 1024"),
+        ("deadline: -1", "deadline: -1.0 is not within"),
+        ("state_dir: var/lib", "state_dir: 'var/lib' is no absolute path"),
+        ("bin_dir: [opt]", "bin_dir: 'opt' is no absolute path"),
+        ("bin_dir: [1]", r"bin_dir\[0\]: Expected `str`, got `int`"),
+        ("log: {level: loud}", "log.level: Invalid enum value 'loud'"),
+        ("log: {max_count: -1}", "log.max_count: -1 is negative"),
+        ("log: [a]", "log: Expected `object`, got `array`"),
+        ("health_address: localhost", '"localhost" is not HOST:PORT'),
+        (f"run_dir: /{'r' * 100}", "longer than 80 bytes"),
+        ("[1, 2]", "holds no mapping"),
+        ("{1: 2}", "holds no mapping"),
+        ("a: b: c", "neither JSON nor YAML"),
+        ("\x07", "neither JSON nor YAML"),
+    ],
+)
+def test_a_wrong_key_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(InvalidConfig, match=words) as caught:
+        load(tmp_path, text)
+    assert caught.value.hint
+
+
+def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(IOFailure, match="does not exist"):
+        config.load(str(tmp_path / "none.yaml"), {})
+    with pytest.raises(IOFailure, match="cannot read"):
+        config.load(str(tmp_path), {})
+
+
+@pytest.mark.parametrize(("address", "parts"), [("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:0", ("::1", 0))])
+def test_health_addresses_are_taken_apart(address: str, parts: tuple[str, int]) -> None:
+    assert config.split_address(address) == parts
