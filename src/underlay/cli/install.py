@@ -1,0 +1,189 @@
+"""``underlay install`` and ``underlay uninstall``: the shim under the names of plugins in a CNI bin directory.
+
+One copy, hard-linked under every name. New files are first laid beside the old under hidden names, then renamed over
+them, so that a runtime finds a whole plugin at any time; a fault on the way puts every old file back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from underlay.cli import shim_binary
+from underlay.errors import InvalidConfig, IOFailure
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+BUILT_IN = ("multus", "veth", "router", "macvlan", "host-local", "static")
+DEFAULT_NAMES = ("multus", "veth", "router")
+DEFAULT_BIN_DIR = "/opt/cni/bin"
+DEFAULT_RUN_DIR = "/run/underlay"
+KEPT = ".before-underlay"
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the two commands; each sets ``run``, which takes the parsed arguments and returns the exit status."""
+    lay = subparsers.add_parser("install", help="lay the shim under the plugins' names into a CNI bin directory")
+    lay.add_argument("--bin-dir", type=Path, default=Path(DEFAULT_BIN_DIR), help="default: %(default)s")
+    lay.add_argument("--run-dir", default=DEFAULT_RUN_DIR, help="the daemon's run directory (default: %(default)s)")
+    lay.add_argument("--all", action="store_true", help=f"every built-in plugin: {' '.join(BUILT_IN)}")
+    lay.add_argument("--force", action="store_true", help=f"replace others' plugins, kept as .NAME{KEPT}")
+    lay.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(DEFAULT_NAMES)}")
+    lay.set_defaults(run=run)
+    remove = subparsers.add_parser("uninstall", help="remove the shim from a CNI bin directory")
+    remove.add_argument("--bin-dir", type=Path, default=Path(DEFAULT_BIN_DIR), help="default: %(default)s")
+    remove.add_argument("names", nargs="*", metavar="NAME", help="default: every name that holds the shim")
+    remove.set_defaults(run=run_uninstall)
+
+
+def run(args: argparse.Namespace) -> int:
+    """``underlay install``; raises UnderlayError."""
+    names = BUILT_IN if args.all else tuple(args.names) or DEFAULT_NAMES
+    for name, outcome in install(args.bin_dir, args.run_dir, names, force=args.force):
+        print(f"{outcome:15} {args.bin_dir / name}")
+    return 0
+
+
+def run_uninstall(args: argparse.Namespace) -> int:
+    """``underlay uninstall``; raises UnderlayError."""
+    for name, outcome in uninstall(args.bin_dir, tuple(args.names) or BUILT_IN):
+        print(f"{outcome:15} {args.bin_dir / name}")
+    return 0
+
+
+def install(bin_dir: Path, run_dir: str, names: Sequence[str], *, force: bool = False) -> list[tuple[str, str]]:
+    """Lay the shim under ``names``; returns what became of each: laid, replaced or already current.
+
+    Raises InvalidConfig for a name or run directory that cannot be, and for another's plugin unless ``force``;
+    IOFailure, after putting everything back, when the file system refuses.
+    """
+    names = _checked(names)
+    image = shim_binary.with_run_dir(shim_binary.load(), run_dir)
+    with _faults_named(f"cannot lay the shim into {bin_dir}"):
+        bin_dir.mkdir(parents=True, exist_ok=True)
+        before = {name: _holder(bin_dir / name) for name in names}
+        foreign = [name for name in names if before[name] == "foreign"]
+        if foreign and not force:
+            raise InvalidConfig(
+                f"{bin_dir} holds another's plugin under: {' '.join(foreign)}",
+                hint=f"With --force the shim takes its place, and the file is kept as .NAME{KEPT} for `uninstall`.",
+            )
+        stale = _lay(bin_dir, names, image, kept=frozenset(foreign))
+    return [(name, _outcome(before[name], stale=name in stale)) for name in names]
+
+
+def uninstall(bin_dir: Path, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Remove the shim from under ``names`` and put kept files back; returns what became of each that was ours."""
+    done = []
+    with _faults_named(f"cannot remove the shim from {bin_dir}"):
+        for name in _checked(names):
+            target, kept = bin_dir / name, bin_dir / f".{name}{KEPT}"
+            holder = _holder(target)
+            if holder == "foreign":
+                continue
+            if os.path.lexists(kept):
+                kept.replace(target)
+                done.append((name, "put back"))
+            elif holder == "ours":
+                target.unlink()
+                done.append((name, "removed"))
+        if done:
+            _sync(bin_dir)
+    return done
+
+
+def _checked(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in BUILT_IN:
+            raise InvalidConfig(f'"{name}" is no built-in plugin', hint=f"Built in are: {' '.join(BUILT_IN)}.")
+    return tuple(dict.fromkeys(names))
+
+
+def _holder(path: Path) -> str:
+    if not os.path.lexists(path):
+        return "nobody"
+    if path.is_dir() and not path.is_symlink():
+        raise InvalidConfig(f"{path} is a directory", hint="Remove it, or choose another --bin-dir.")
+    return "ours" if shim_binary.run_dir_of(path) is not None else "foreign"
+
+
+def _outcome(holder: str, *, stale: bool) -> str:
+    if not stale:
+        return "already current"
+    return "laid" if holder == "nobody" else "replaced"
+
+
+def _lay(bin_dir: Path, names: Sequence[str], image: bytes, *, kept: frozenset[str]) -> frozenset[str]:
+    """Put ``image`` under every name that does not have it yet; returns those names."""
+    current = [name for name in names if _is_current(bin_dir / name, image)]
+    source = bin_dir / current[0] if current else bin_dir / f".underlay-shim.{os.getpid()}"
+    stale = [name for name in names if name not in current or not os.path.samefile(bin_dir / name, source)]
+    try:
+        if not current:
+            _write(source, image)
+        _link_over(bin_dir, stale, source, kept=kept)
+    finally:
+        if not current:
+            source.unlink(missing_ok=True)
+    _sync(bin_dir)
+    return frozenset(stale)
+
+
+def _is_current(path: Path, image: bytes) -> bool:
+    if shim_binary.run_dir_of(path) is None:
+        return False
+    return path.read_bytes() == image and os.access(path, os.X_OK)
+
+
+def _link_over(bin_dir: Path, names: Sequence[str], source: Path, *, kept: frozenset[str]) -> None:
+    """Hard-link ``source`` under every name, or under none."""
+    with contextlib.ExitStack() as scratch, contextlib.ExitStack() as undo:
+        fresh = {name: bin_dir / f".{name}.underlay-new" for name in names}
+        for name in names:
+            _hard_link(source, fresh[name])
+            scratch.callback(fresh[name].unlink, missing_ok=True)
+        for name in names:
+            target, old = bin_dir / name, bin_dir / f".{name}.underlay-old"
+            if os.path.lexists(target):
+                _hard_link(target, old)
+                scratch.callback(old.unlink, missing_ok=True)
+                undo.callback(old.replace, target)
+            else:
+                undo.callback(target.unlink, missing_ok=True)
+            if name in kept:
+                _hard_link(target, bin_dir / f".{name}{KEPT}")
+            fresh[name].replace(target)
+        undo.pop_all()
+
+
+def _hard_link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)  # left by a call that was killed
+    os.link(source, target, follow_symlinks=False)
+
+
+def _write(path: Path, image: bytes) -> None:
+    with open(path, "wb") as file:
+        os.fchmod(file.fileno(), 0o755)
+        file.write(image)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _faults_named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise IOFailure(f"{what}: {fault.strerror}", hint="Use a directory that can be written, as root.") from fault

@@ -1,0 +1,209 @@
+"""``underlay lab``: the problem and its repair, shown on this machine, in namespaces of their own.
+
+::
+
+    underlay lab            build, attach, show who reaches whom, remove    (what `make demo` runs)
+    underlay lab up         build and keep; then status, exec, down
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from underlay.cli import install
+from underlay.cli.lab import leftovers, networks, runtime, scene, topology
+from underlay.cli.lab.table import Style, render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from underlay.cli.lab.table import Table
+    from underlay.cli.lab.topology import Lab
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TITLE = "  A macvlan pod, its node and the cluster"
+_EXAMPLES = """\
+examples:
+  underlay lab                              the demo: a few seconds, leaves nothing behind
+  underlay lab up                           the same lab, kept for playing
+  underlay lab status                       who reaches whom, now
+  underlay lab exec veth -- ip route        run a command in a pod, the node, the lan
+  underlay lab down                         remove it
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``lab`` and its subcommands to the command line."""
+    lab = subparsers.add_parser(
+        "lab",
+        help="show who reaches whom, in throw-away namespaces",
+        description="A node, a LAN, a ClusterIP and three pods in network namespaces of their own. Needs root.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    lab.set_defaults(run=_guarded(_demo), name="demo")
+    commands = lab.add_subparsers(metavar="COMMAND")
+    for word, run, about in (
+        ("up", _guarded(_up), "build the lab and keep it"),
+        ("status", _guarded(_status), "probe who reaches whom, now"),
+        ("down", _guarded(_down), "remove the lab; of one that is not there: nothing"),
+        ("exec", _guarded(_exec, alone=False), "run a command in one member's namespace"),
+    ):
+        command = commands.add_parser(word, help=about, description=about)
+        command.add_argument("--name", default="lab", help="the lab's name; several live side by side (default: lab)")
+        command.set_defaults(run=run)
+        if word == "exec":
+            command.add_argument("member", choices=topology.MEMBERS)
+            command.add_argument("command", nargs=argparse.REMAINDER, help="default: a shell")
+
+
+def _guarded(
+    act: Callable[[Lab, argparse.Namespace], int], *, alone: bool = True
+) -> Callable[[argparse.Namespace], int]:
+    """The act with what every subcommand needs before: root, `ip`, a good name, nobody else at the same lab."""
+
+    def run(options: argparse.Namespace) -> int:
+        if os.geteuid():
+            raise topology.LabError("the lab needs root: it makes network namespaces", hint="Run it with sudo.")
+        if not shutil.which("ip"):
+            raise topology.LabError("the lab needs `ip`", hint="It is in the package iproute2 (iproute on Fedora).")
+        lab = topology.Lab.named(options.name)
+        with _alone(lab) if alone else contextlib.nullcontext():
+            return act(lab, options)
+
+    return run
+
+
+@contextlib.contextmanager
+def _alone(lab: Lab) -> Iterator[None]:
+    """One command at a time on a lab. An abstract socket is a lock that leaves no file and ends with its holder."""
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(f"\0underlay-lab/{lab.name}")
+        except OSError as error:
+            raise topology.LabError(
+                f"another command works on the lab {lab.name!r}", hint="Wait for it, or choose another lab by --name."
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _removed_after(lab: Lab, *, unless_it_succeeds: bool = False) -> Iterator[None]:
+    """Whatever ends the work, Ctrl-C and SIGTERM included, the lab is removed; a second signal does not stop that."""
+    before = {number: signal.signal(number, _interrupt) for number in _ENDING_SIGNALS}
+    keep = False
+    try:
+        yield
+        keep = unless_it_succeeds
+    finally:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        if not keep:
+            topology.remove(lab)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    """Signal handler. The exit status is the shell's: 128 and the signal's number."""
+    raise SystemExit(128 + number)
+
+
+def _prepare(lab: Lab) -> None:
+    """The lab with nothing attached yet; of an earlier one nothing is left."""
+    topology.remove(lab)
+    networks.write(lab.root, ipv6=lab.ipv6)
+    install.install(lab.root / "bin", str(lab.root / "run"), install.BUILT_IN)
+    topology.build(lab)
+    runtime.start_responders(lab)
+    runtime.start_daemon(lab)
+
+
+def _demo(lab: Lab, _options: argparse.Namespace) -> int:
+    began, style = time.monotonic(), Style.of(sys.stdout)
+    _say(style, "", style.bold(_TITLE), "", scene.PICTURE, "")
+    with _removed_after(lab):
+        _prepare(lab)
+        clean = leftovers.on_node(lab)
+        attached = runtime.attach(lab, networks.PODS)
+        answers = scene.ask(lab, attached)
+        deleted = runtime.detach(lab, networks.PODS)
+        left = sorted(leftovers.on_node(lab) - clean)
+    notes = scene.notes(attached) | {"DEL took": [f"{deleted[pod.pod.name]:.1f} ms" for pod in attached]}
+    table = scene.table(attached, answers, notes)
+    _say(style, render(table, style), "")
+    _say(style, *(style.bad(f"  left on the node after DEL: {line}") for line in left))
+    took = f"  The lab is removed; all of it took {time.monotonic() - began:.1f} s."
+    _say(style, _verdict(table, style), style.dim(took))
+    return 1 if table.wrong() or left else 0
+
+
+def _up(lab: Lab, _options: argparse.Namespace) -> int:
+    style = Style.of(sys.stdout)
+    attached = runtime.recall(lab)
+    if attached:
+        _say(style, f"  The lab {lab.name!r} is up already.")
+        return _show(lab, attached, style)
+    with _removed_after(lab, unless_it_succeeds=True):
+        _prepare(lab)
+        attached = runtime.attach(lab, networks.PODS)
+        runtime.remember(lab, attached)
+    status = _show(lab, attached, style)
+    _say(style, "", style.bold("  Try next"), *(f"    {line}" for line in scene.hints(lab, attached)))
+    return status
+
+
+def _status(lab: Lab, _options: argparse.Namespace) -> int:
+    attached = runtime.recall(lab)
+    if not attached:
+        raise topology.LabError(f"the lab {lab.name!r} is not up", hint=f"underlay lab up --name {lab.name}")
+    return _show(lab, attached, Style.of(sys.stdout))
+
+
+def _show(lab: Lab, attached: Sequence[runtime.Attached], style: Style) -> int:
+    """The table as it is now."""
+    table = scene.table(attached, scene.ask(lab, attached), scene.notes(attached))
+    _say(style, "", scene.PICTURE, "", render(table, style), "", _verdict(table, style))
+    return 1 if table.wrong() else 0
+
+
+def _down(lab: Lab, _options: argparse.Namespace) -> int:
+    there = lab.exists()
+    topology.remove(lab)
+    _say(Style.of(sys.stdout), f"  The lab {lab.name!r} is {'removed' if there else 'not there'}.")
+    return 0
+
+
+def _exec(lab: Lab, options: argparse.Namespace) -> int:
+    """Become the command, in the member's network namespace. 127 and 126 as a shell has them."""
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    command = command or [os.environ.get("SHELL", "/bin/sh")]
+    with lab.open(options.member) as namespace, namespace.entered():
+        try:
+            os.execvp(command[0], command)  # noqa: S606 - what the user typed, become this process
+        except OSError as error:
+            _say(Style.of(sys.stderr), f"underlay: {command[0]}: {error.strerror}", to=sys.stderr)
+            return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def _verdict(table: Table, style: Style) -> str:
+    wrong, cells = table.wrong(), table.cells()
+    if wrong:
+        return style.bad(f"  {wrong} of {cells} paths are not as they should be (marked !).")
+    lacking = f"a macvlan alone lacks {table.unreached()}, its repairs lack none"
+    return style.good(f"  All {cells} paths are as they should be: {lacking}.")
+
+
+def _say(style: Style, *lines: str, to: TextIO | None = None) -> None:
+    """Print at once: a slow step below must not hide it."""
+    for line in lines:
+        print(style.plain_signs(line), file=to or sys.stdout)
+    (to or sys.stdout).flush()

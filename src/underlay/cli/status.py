@@ -1,0 +1,81 @@
+"""``underlay status``: ask the daemon how it is, or wait until it is ready."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from underlay.errors import NotAvailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_EPILOG = """\
+exit status: 0 ready, 1 not ready or no daemon
+
+examples:
+  underlay status                              one line
+  underlay status --json                       everything, for programs
+  underlay status --wait 10                    until it is ready, at most 10 seconds
+  underlay status --run-dir /run/lab/underlay  another daemon
+"""
+_ANSWER_SECONDS = 5.0
+_RETRY_SECONDS = 0.02
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "status",
+        description="Ask the daemon whether it is ready and what it is doing.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run-dir", default="/run/underlay", metavar="DIR", help="the daemon's (default %(default)s)")
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for it to be ready")
+    parser.add_argument("--json", action="store_true", help="print the whole status as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask, print, and say by the exit status whether it is ready. Raises NotAvailable when there is no daemon."""
+    import msgspec
+
+    deadline = time.monotonic() + options.wait
+    while True:
+        try:
+            status = ask(options.run_dir)
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise NotAvailable(
+                    f"no daemon answers in {options.run_dir}: {error.strerror or error}",
+                    hint='Start it ("underlay daemon", or its systemd unit), and look at its log.',
+                ) from error
+        else:
+            if status["ready"] or time.monotonic() >= deadline:
+                break
+        time.sleep(_RETRY_SECONDS)  # nothing tells of a daemon that starts
+    sys.stdout.write(msgspec.json.encode(status).decode() + "\n" if options.json else _line(status))
+    return 0 if status["ready"] else 1
+
+
+def ask(run_dir: str) -> Mapping[str, Any]:
+    """The status that the daemon of that run directory gives. Raises OSError when none answers."""
+    from underlay.daemon import frame, health
+
+    request = frame.request(health.PLUGIN, {}, b"")
+    _, answer = frame.ask(f"{run_dir}/underlay.sock", request, time.monotonic() + _ANSWER_SECONDS)
+    status: Mapping[str, Any] = health.decode(answer)
+    return status
+
+
+def _line(status: Mapping[str, Any]) -> str:
+    words = "ready" if status["ready"] else f"not ready ({status['state']})"
+    faults = "".join(f"\n  {fault}" for fault in status["faults"])
+    return (
+        f"{words}: pid {status['pid']}, version {status['version']}, up {status['uptime_s']:.0f} s, "
+        f"{status['requests']} requests ({status['failures']} failed, {status['in_flight']} in flight), "
+        f"{status['spooled']} spooled{faults}\n"
+    )
