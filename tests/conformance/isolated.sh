@@ -1,0 +1,17 @@
+#!/bin/sh
+# Run a command where the fixed names of run.py and protocol.py (namespaces cfnode…, /tmp/cf-host-local, the log and
+# state directories of plugins) are its own: several may run at a time, next to a lab or to a real node's daemon.
+set -e
+if [ "$1" != inside ]; then
+    exec unshare --mount --net --propagation private "$0" inside "$@"
+fi
+shift
+mount -t tmpfs run /run
+mkdir /run/netns /run/before
+mount -t tmpfs log /var/log
+mount -t tmpfs cni /var/lib
+# /tmp anew, with everything of the old one reachable under its old name except what protocol.py writes and removes.
+mount --bind /tmp /run/before
+mount -t tmpfs -o mode=1777 tmp /tmp
+find /run/before -mindepth 1 -maxdepth 1 ! -name cf-host-local -exec ln -s -t /tmp '{}' +
+exec "$@"
