@@ -1,0 +1,71 @@
+"""The pages say what is: links lead somewhere, examples parse, tables of keys are complete."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from underlay.cli.daemon import _EPILOG
+from underlay.cni.config import parse_network
+from underlay.daemon.config import LogSettings, Settings, load
+from underlay.kube import manifest
+from underlay.multus import annotations
+from underlay.multus import config as multus
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return [body for found, body in BLOCK.findall((ROOT / page).read_text()) if found == language]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_networks_of_the_page_are_networks() -> None:
+    found = [manifest.parse("page.yaml", block.encode()) for block in blocks("docs/networks.md", "yaml")]
+    networks = {each.name: each for one in found for each in one.networks}
+    for each in networks.values():
+        assert each.config is not None
+        assert len(parse_network(each.config.encode()).plugins) == 2
+    pods = [pod for one in found for pod in one.pods]
+    assert len(pods) == 2
+    for pod in pods:
+        for key, text in pod.annotations.items():
+            assert {one.name for one in annotations.parse(text, pod.namespace, key)} <= set(networks)
+
+
+def test_the_multus_configuration_of_the_page_is_one_without_warnings() -> None:
+    for block in blocks("docs/networks.md", "json"):
+        assert multus.parse(block.encode()).warnings == ()
+
+
+def test_the_daemons_page_holds_every_key_with_its_default(tmp_path: Path) -> None:
+    (written,) = blocks("docs/daemon.md", "yaml")
+    keys = yaml.safe_load(written)
+    assert set(keys) == set(Settings.__struct_fields__)
+    assert set(keys["log"]) == set(LogSettings.__struct_fields__)
+    file = tmp_path / "underlay.yaml"
+    file.write_text(written)
+    assert load(str(file), {}) == msgspec.convert({}, Settings)
+
+
+def test_the_daemons_help_holds_every_key() -> None:
+    told = re.findall(r"(?m)^ +([a-z_]+):", _EPILOG)
+    assert told == [*Settings.__struct_fields__, *LogSettings.__struct_fields__]
+
+
+def test_the_log_line_of_the_page_is_json() -> None:
+    (line,) = blocks("docs/daemon.md", "json")
+    assert json.loads(line)["event"] == "request"
