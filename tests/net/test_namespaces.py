@@ -58,6 +58,17 @@ def test_an_exception_inside_still_brings_the_thread_back(host):
     assert own() == before
 
 
+def test_a_thread_comes_back_to_a_home_that_is_known(host, pod):
+    with host.entered(), Namespace.current() as home:
+        before, open_before = own(), descriptors()
+        with Namespace.open(pod.path, home) as ns:
+            for _ in range(2):
+                with ns.entered():
+                    assert own() == os.stat(pod.path).st_ino
+                assert own() == before
+        assert descriptors() == open_before
+
+
 def test_a_thread_that_cannot_come_back_is_lost(host):
     before, told = own(), []
 
@@ -155,7 +166,7 @@ def test_settings_are_those_of_the_entered_namespace(host, pod):
 
 def test_a_setting_that_does_not_exist_or_takes_no_such_value_is_named(pod):
     with Namespace.open(pod.path) as ns:
-        with pytest.raises(KernelError, match="read sysctl net/ipv4/conf/nope/rp_filter: No such file"):
+        with pytest.raises(KernelError, match="set sysctl net/ipv4/conf/nope/rp_filter to 1: No such file"):
             sysctl.write_all([("net/ipv4/conf/nope/rp_filter", 1)], ns=ns)
         with pytest.raises(KernelError, match="set sysctl net/ipv4/conf/lo/rp_filter to many: Invalid argument"):
             sysctl.write_all([("net/ipv4/conf/lo/rp_filter", "many")], ns=ns)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from underlay.net.netns import Namespace
 
 _ROOT = "/proc/sys/"
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def read(path: str) -> str:
@@ -38,16 +39,20 @@ def write(path: str, value: str | int) -> bool:
     Read first: /proc/sys is often mounted read-only, and a value that is right needs no write.
     """
     wanted = str(value)
-    if read(path) == wanted:
-        return False
     try:
-        fd = os.open(_ROOT + path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, wanted.encode())
-        finally:
-            os.close(fd)
+        fd = os.open(_ROOT + path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _READ_ONLY and read(path) == wanted:
+            return False
+        raise KernelError(f"set sysctl {path} to {wanted}", error.errno or errno.EIO) from error
+    try:
+        if os.read(fd, 4096).rstrip(b"\n") == wanted.encode():
+            return False
+        os.pwrite(fd, wanted.encode(), 0)
     except OSError as error:
         raise KernelError(f"set sysctl {path} to {wanted}", error.errno or errno.EIO) from error
+    finally:
+        os.close(fd)
     return True
 
 

@@ -27,7 +27,7 @@ def set_rp_filter(ns: Namespace, value: int, undo: UndoLog) -> None:
 
     The old values come back only when the request fails: others may rely on the new ones by the time of DEL.
     """
-    other = {key: old for key, old in netconf.rp_filter(ns.rtnl).items() if old != value}
+    other = netconf.rp_filter_other_than(ns.rtnl, value)
     if not other:
         return
     paths = [(f"net/ipv4/conf/{name}/rp_filter", old) for name, old in _named(ns, other)]
@@ -37,7 +37,7 @@ def set_rp_filter(ns: Namespace, value: int, undo: UndoLog) -> None:
 
 def differing_rp_filter(ns: Namespace, value: int) -> list[str]:
     """The interfaces (or "all", "default") of the namespace whose rp_filter is another."""
-    other = {key: old for key, old in netconf.rp_filter(ns.rtnl).items() if old != value}
+    other = netconf.rp_filter_other_than(ns.rtnl, value)
     return [name for name, _ in _named(ns, other)]
 
 
