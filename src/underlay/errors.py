@@ -187,3 +187,19 @@ class PodMismatch(TryAgain):
     """The pod was created again under the same name; this sandbox belongs to its predecessor."""
 
     hint = "The runtime will call again for the new pod."
+
+
+class DeviceMissing(UnderlayError):
+    """A network is tied to a device plugin's resource, and the pod has no device of it left."""
+
+    code = 111
+    hint = "Let a container of the pod request the resource, one device for each network that is tied to it."
+
+
+class DevicesUnknown(TryAgain):
+    """Nobody can tell now which devices the kubelet gave to the pod."""
+
+    hint = (
+        "The daemon needs the kubelet's pod-resources directory (pod_resources_socket in its configuration; in a "
+        "container: mount it), and the kubelet must run."
+    )
