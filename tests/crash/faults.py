@@ -1,5 +1,5 @@
 """Kill this process after its n-th act: every netlink message that changes something, ledger write, sysctl write and
-change of an IPAM file counts as one. Nothing of the program knows of it.
+change of an IPAM or device information file counts as one. Nothing of the program knows of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from underlay.delegate import info_file
 from underlay.delegate.ledger import Ledger
 from underlay.ipam import store
 from underlay.net import sysctl
@@ -85,4 +86,4 @@ def lay(fuse: Fuse) -> None:
     Rtnl.requests = each_by_itself  # type: ignore[method-assign]
     for name in LEDGER_WRITES:
         setattr(Ledger, name, fuse.after(getattr(Ledger, name)))
-    sysctl.os = store.os = _Os(fuse)  # type: ignore[attr-defined]
+    sysctl.os = store.os = info_file.os = _Os(fuse)  # type: ignore[attr-defined]

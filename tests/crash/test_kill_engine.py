@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from underlay.delegate.reclaim import Reclaimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.conftest import Netns, State
 
@@ -25,7 +27,12 @@ SHARE = 4
 
 def attach(bench: Bench, session: Session) -> None:
     session.add(bench.attachment())
-    session.add(bench.attachment(bench.macvlan("underlay-b"), "net2", "default/b"))
+    second = bench.attachment(bench.macvlan("underlay-b"), "net2", "default/b")
+    session.add(replace(second, info_file=str(info_files(bench) / "c1_net2"), info=b"{}"))
+
+
+def info_files(bench: Bench) -> Path:
+    return bench.data_dir / "devinfo" / "cni"
 
 
 def in_a_process_of_its_own(bench: Bench, pod: Netns, limit: int, work: Callable[[Session], object]) -> bool:
@@ -67,6 +74,7 @@ def test_nothing_is_left_whenever_the_process_is_killed(
             delete(bench, pod)
         assert (snapshot(bench.node), snapshot(pod)) == before, limit
         assert bench.reserved() == bench.reserved("underlay-b") == [], limit
+        assert [*info_files(bench).glob("*")] == [], limit
         delete(bench, pod)
         with bench.engine.session(bench.sandbox(pod), ORIGIN, soon()) as session:
             attach(bench, session)

@@ -50,7 +50,9 @@ class Attachment:
     ``network`` is the name shown to people ("kube-system/macvlan-a"), ``conf`` the exact CNI JSON, one plugin or a
     list, ``name`` the network's name where ``conf`` has none, ``runtime`` the capability arguments on offer (each
     plugin gets those it declares), ``cni_args`` becomes ``args.cni``. With ``default_gateways`` this NIC takes the
-    pod's default routes over: those of every other NIC leave table main, these are set.
+    pod's default routes over: those of every other NIC leave table main, these are set. ``info_file`` is a path that
+    the plugins may write device information to; it is made with ``info`` in it, if there is any, before they are
+    called, and removed when the attachment is taken back.
     """
 
     network: str
@@ -60,6 +62,8 @@ class Attachment:
     runtime: Mapping[str, Any] = field(default_factory=dict)
     cni_args: Mapping[str, Any] = field(default_factory=dict)
     default_gateways: tuple[str, ...] = ()
+    info_file: str = ""
+    info: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,12 @@ class ExecDelete(msgspec.Struct, frozen=True, tag="exec", omit_defaults=True):
     ipam: bool = False
 
 
+class RemoveFile(msgspec.Struct, frozen=True, tag="file"):
+    """Remove a file that plugins were told of, after the last of them was called."""
+
+    path: str
+
+
 class SavedCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """What CHECK needs besides the configuration: the rest of the attachment as it was asked for."""
 
@@ -37,7 +43,7 @@ class SavedCall(msgspec.Struct, frozen=True, omit_defaults=True):
     default_gateways: tuple[str, ...] = ()
 
 
-Entry = undo.Entry | ExecDelete | Release
+Entry = undo.Entry | ExecDelete | RemoveFile | Release
 _LINE = msgspec.json.Decoder(list[Entry])
 
 

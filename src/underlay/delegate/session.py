@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from underlay.cni.result import Result
-from underlay.delegate import default_route, entries
+from underlay.delegate import default_route, entries, info_file
 from underlay.delegate.attachment import Attachment, Recorded, Timing
-from underlay.delegate.entries import SavedCall
+from underlay.delegate.entries import RemoveFile, SavedCall
 from underlay.delegate.ledger import Row, signed
 from underlay.delegate.undoing import Leftover, Undone, take_back
 from underlay.errors import InterfaceExists, IOFailure, KernelError, NamespaceGone, UnderlayError, UnknownContainer
@@ -113,6 +113,7 @@ class Session:
         made = _Made(row_id, attachment, UndoLog(partial(self._journal, row_id)))
         self._made.append(made)
         try:
+            _make_info_file(made)
             made.result = self._chain(network, attachment).add(self._context(made.undo))
         except ThreadLost:
             raise
@@ -344,6 +345,15 @@ class Session:
     def _told(self, errors: list[UnderlayError]) -> list[UnderlayError]:
         self.report.faults += [error.message for error in errors]
         return errors
+
+
+def _make_info_file(made: _Made) -> None:
+    """Recorded in any case: a plugin may write it."""
+    path, info = made.attachment.info_file, made.attachment.info
+    if path:
+        made.undo.record(RemoveFile(path))
+    if info:
+        info_file.write(path, info)
 
 
 def keep_nothing(_: Sequence[msgspec.Struct]) -> None:

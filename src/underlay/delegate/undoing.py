@@ -13,7 +13,8 @@ import msgspec
 
 from underlay.cni import versions
 from underlay.cni.request import Verb
-from underlay.delegate.entries import ExecDelete
+from underlay.delegate import info_file
+from underlay.delegate.entries import ExecDelete, RemoveFile
 from underlay.delegate.exec import Invocation
 from underlay.errors import UnderlayError
 from underlay.ipam.undo import Release, release
@@ -66,10 +67,10 @@ class _Work:
         self._deadline = deadline
         self._acts: list[msgspec.Struct] = []  # newest first
         self._rows: set[int] = set()
-        self._held: list[tuple[Leftover, Release | ExecDelete]] = []
+        self._held: list[tuple[Leftover, Release | ExecDelete | RemoveFile]] = []
 
     def take(self, leftover: Leftover, entry: msgspec.Struct) -> None:
-        if isinstance(entry, Release) or (isinstance(entry, ExecDelete) and entry.ipam):
+        if isinstance(entry, (Release, RemoveFile)) or (isinstance(entry, ExecDelete) and entry.ipam):
             self._held.append((leftover, entry))
         elif isinstance(entry, ExecDelete):
             self.kernel()
@@ -93,15 +94,17 @@ class _Work:
             self.undone.failed |= rows
 
     def addresses(self) -> None:
-        """Give back addresses, but not of a row whose link may still be there."""
+        """Give back addresses and remove files, but not of a row whose link may still be there."""
         for leftover, entry in self._held:
             if leftover.row_id not in self.undone.failed:
                 self._try(leftover, entry)
 
-    def _try(self, leftover: Leftover, entry: Release | ExecDelete) -> None:
+    def _try(self, leftover: Leftover, entry: Release | ExecDelete | RemoveFile) -> None:
         try:
             if isinstance(entry, Release):
                 release(entry, deadline=self._deadline)
+            elif isinstance(entry, RemoveFile):
+                info_file.remove(entry.path)
             else:
                 self._executor.run(_delete(entry, leftover.result, in_sandbox=self._pod is not None), self._deadline)
         except UnderlayError as error:
