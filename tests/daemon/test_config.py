@@ -56,6 +56,7 @@ def test_flags_go_over_the_file_key_by_key(tmp_path: Path) -> None:
         ("workers: 0", "workers: 0 is not within 1 and 1024"),
         ("deadline: -1", "deadline: -1.0 is not within"),
         ("state_dir: var/lib", "state_dir: 'var/lib' is no absolute path"),
+        ("device_info_dir: run", "device_info_dir: 'run' is no absolute path"),
         ("bin_dir: [opt]", "bin_dir: 'opt' is no absolute path"),
         ("bin_dir: [1]", r"bin_dir\[0\]: Expected `str`, got `int`"),
         ("log: {level: loud}", "log.level: Invalid enum value 'loud'"),

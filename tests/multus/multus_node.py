@@ -16,7 +16,9 @@ from underlay.delegate.engine import Engine
 from underlay.delegate.exec import Executor
 from underlay.delegate.ledger import Ledger
 from underlay.errors import UnderlayError
+from underlay.kube.device_info import DeviceInfo
 from underlay.kube.manifests import Manifests
+from underlay.kube.pod_resources import PodResources
 from underlay.multus.handler import Multus
 
 if TYPE_CHECKING:
@@ -107,7 +109,17 @@ class InProcess(Node):
             allocators=builtin.ALLOCATORS,
             log=self.log,
         )
-        self.multus = Multus(self.engine, self.source, self.log, conf_dir=str(self.conf_dir))
+        self.device_info = directory / "devinfo"
+        self.kubelet = directory / "kubelet.sock"
+        self.checkpoint = directory / "checkpoint"
+        self.multus = Multus(
+            self.engine,
+            self.source,
+            self.log,
+            devices=PodResources(socket=str(self.kubelet), checkpoint=str(self.checkpoint), patience=0.5),
+            info=DeviceInfo(self.log, str(self.device_info)),
+            conf_dir=str(self.conf_dir),
+        )
 
     def _call(self, env: dict[str, str], stdin: bytes) -> tuple[bool, bytes]:
         with self.ns.entered():

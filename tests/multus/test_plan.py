@@ -145,7 +145,7 @@ def test_the_default_network_annotation_replaces_the_cluster_network(decide):
             {"name": "a", "portMappings": [{"hostPort": 1, "containerPort": 1}]},
             "no plugin declares the capability portM",
         ),
-        ({"name": "b", "namespace": "other"}, "no device of example.com/vf"),
+        ({"name": "b", "namespace": "other"}, "nobody knows which device of example.com/vf"),
     ],
 )
 def test_what_has_no_effect_is_noted(decide, source, element, words):

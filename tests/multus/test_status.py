@@ -65,3 +65,10 @@ def test_gateways_are_those_of_default_routes_of_both_families_and_those_taken_o
     first, second = written((ETH0, result), (taker, Result()))
     assert first["gateway"] == ["fd00::1", "172.18.0.7"]
     assert second["gateway"] == ["172.18.0.1"]
+
+
+def test_what_is_known_of_a_device_is_written_as_it_was_found():
+    net1 = Attachment("default/a", b"", "net1", info_file="/devinfo/cni/x")
+    info = {"type": "pci", "version": "1.1.0", "pci": {"pci-address": "0000:3b:02.1"}, "vendor.com/extra": [1]}
+    made = json.loads(encode(statuses([ETH0, net1], [Result(), Result()], {"/devinfo/cni/x": info})))
+    assert [each.get("device-info") for each in made] == [None, info]

@@ -19,6 +19,10 @@ keys of the configuration file (YAML or JSON), with their defaults:
   reclaim_interval: 10                 seconds between looks for sandboxes that are gone
   stop_deadline: 20                    seconds for requests in flight after SIGTERM
   health_address: ""                   HOST:PORT of /healthz and /readyz
+  pod_resources_socket: /var/lib/kubelet/pod-resources/kubelet.sock
+                                       the kubelet's answer to which devices a pod has, or else
+  device_checkpoint: /var/lib/kubelet/device-plugins/kubelet_internal_checkpoint
+  device_info_dir: /var/run/k8s.cni.cncf.io/devinfo  files about devices, of device plugins and CNI plugins
   log:
     level: info                        debug, info, warn or error
     file: ""                           "" is standard error

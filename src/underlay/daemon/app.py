@@ -33,7 +33,9 @@ from underlay.delegate.exec import Executor
 from underlay.delegate.ledger import Ledger
 from underlay.delegate.reclaim import Reclaimer
 from underlay.errors import StateUnwritable
+from underlay.kube.device_info import DeviceInfo
 from underlay.kube.manifests import Manifests
+from underlay.kube.pod_resources import PodResources
 from underlay.multus.handler import Multus
 
 if TYPE_CHECKING:
@@ -90,7 +92,18 @@ class Daemon:
             log=logs,
             blocking=self._workers.lend,
         )
-        multus = Multus(engine, Manifests(settings.manifest_dir, logs), logs, conf_dir=settings.conf_dir)
+        multus = Multus(
+            engine,
+            Manifests(settings.manifest_dir, logs),
+            logs,
+            devices=PodResources(
+                socket=settings.pod_resources_socket,
+                checkpoint=settings.device_checkpoint,
+                blocking=self._workers.lend,
+            ),
+            info=DeviceInfo(logs, settings.device_info_dir),
+            conf_dir=settings.conf_dir,
+        )
         self._reclaimer = Reclaimer(engine)
         self._handler = Handler(
             engine=engine,

@@ -39,7 +39,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what one request may take, waiting excluded; ``delegate_limit`` other plugins' processes run at a time;
     every ``reclaim_interval`` seconds the ledger is compared with the sandboxes that live; ``health_address`` HOST:PORT
     serves /healthz and /readyz over HTTP, "" does not; ``stop_deadline`` seconds may pass until requests in
-    flight have ended after SIGTERM.
+    flight have ended after SIGTERM. ``pod_resources_socket`` and ``device_checkpoint`` are the kubelet's,
+    ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4).
     """
 
     state_dir: str = "/var/lib/underlay"
@@ -54,6 +55,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reclaim_interval: float = 10.0
     stop_deadline: float = 20.0
     health_address: str = ""
+    pod_resources_socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    device_checkpoint: str = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
+    device_info_dir: str = "/var/run/k8s.cni.cncf.io/devinfo"
     log: LogSettings = LogSettings()
 
 
@@ -128,7 +132,10 @@ def _known(settings: Mapping[str, Any], shape: type[msgspec.Struct], prefix: str
 
 
 def _sane(settings: Settings, where: str) -> None:
-    for key in ("state_dir", "run_dir", "conf_dir", "manifest_dir"):
+    for key in (
+        "state_dir", "run_dir", "conf_dir", "manifest_dir",
+        "pod_resources_socket", "device_checkpoint", "device_info_dir",
+    ):  # fmt: skip
         _absolute(key, getattr(settings, key), where)
     for path in settings.bin_dir:
         _absolute("bin_dir", path, where)

@@ -24,6 +24,7 @@ from underlay.errors import InvalidEnvironment, NotAvailable, PodMismatch, State
 from underlay.kube.inotify import wait_for_file
 from underlay.multus import config as configuration
 from underlay.multus import status
+from underlay.multus.devices import PodDevices
 from underlay.multus.networks import ConfigFiles, Networks
 from underlay.multus.plan import configured, named, plan
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from underlay.cni.request import Request
     from underlay.delegate.attachment import Attachment
     from underlay.delegate.engine import Engine, Session
+    from underlay.kube.device_info import DeviceInfo
+    from underlay.kube.devices import Devices
     from underlay.kube.objects import Pod
     from underlay.kube.source import Log, Source
     from underlay.multus.config import MultusConfig
@@ -46,12 +49,18 @@ _READY_WAIT: Final = 10.0  # seconds; the runtime comes again, and a worker is h
 
 
 class Multus:
-    """All verbs of the plugin. Thread-safe. ``conf_dir`` counts where a configuration names none."""
+    """All verbs of the plugin. Thread-safe. ``conf_dir`` counts where a configuration names none; ``devices`` are those
+    of the node's pods, ``info`` the files about them.
+    """
 
-    def __init__(self, engine: Engine, source: Source, log: Log, *, conf_dir: str = CONF_DIR) -> None:
+    def __init__(
+        self, engine: Engine, source: Source, log: Log, *, devices: Devices, info: DeviceInfo, conf_dir: str = CONF_DIR
+    ) -> None:
         self._engine = engine
         self._source = source
         self._log = log
+        self._devices = devices
+        self._info = info
         self._conf_dir = conf_dir
         self._files = ConfigFiles(log)
         self._parse = lru_cache(maxsize=_CONFIGS)(configuration.parse)
@@ -204,7 +213,8 @@ class Multus:
         return pod
 
     def _plan(self, config: MultusConfig, pod: Pod | None, request: Request, deadline: float) -> Plan:
-        made = plan(config, pod, request.ifname, self._networks(config, deadline), self._engine.parse)
+        networks = self._networks(config, deadline)
+        made = plan(config, pod, request.ifname, networks, self._engine.parse, self._of(pod, request, deadline))
         for note in made.notes:
             self._log("warn", note, pod=f"{pod.namespace}/{pod.name}" if pod else "")
         return made
@@ -217,6 +227,12 @@ class Multus:
         except UnderlayError as error:
             self._log("info", "DEL cannot tell the networks of an unknown container", cause=error.message)
         return ()
+
+    def _of(self, pod: Pod | None, request: Request, deadline: float) -> PodDevices | None:
+        uid = request.args.get("K8S_POD_UID", "")
+        if pod is None:
+            return None
+        return PodDevices(self._devices, self._info, pod, uid=uid, container_id=request.container_id, deadline=deadline)
 
     def _networks(self, config: MultusConfig, deadline: float) -> Networks:
         conf_dir = config.conf_dir or self._conf_dir
@@ -240,8 +256,9 @@ class Multus:
 
     def _publish(self, pod: Pod, attachments: Sequence[Attachment], results: Sequence[Result]) -> None:
         """Write network-status. The pod is attached whether or not that succeeds."""
+        infos = {each.info_file: self._info.read(each.info_file) for each in attachments if each.info_file}
         try:
-            self._source.write_status(pod, status.encode(status.statuses(attachments, results)))
+            self._source.write_status(pod, status.encode(status.statuses(attachments, results, infos)))
         except StateUnwritable as error:
             self._log("error", "network-status is not written", pod=f"{pod.namespace}/{pod.name}", cause=error.message)
 

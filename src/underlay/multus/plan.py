@@ -5,12 +5,15 @@
     3 the pod's networks annotation, in its order           netN by position, unless it names one itself
     4 the auxiliary chain's plugins, where it has any       netN
 
-Pure: what it needs of the world comes through :class:`~underlay.multus.networks.Networks`.
+A network that is tied to a device plugin's resource is given one of the pod's devices, in this order.
+
+Pure: what it needs of the world comes through :class:`~underlay.multus.networks.Networks` and
+:class:`~underlay.multus.devices.PodDevices`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -21,6 +24,7 @@ from underlay.errors import InvalidAnnotation, InvalidConfig, UnderlayError
 from underlay.multus import networks
 from underlay.multus.annotations import DEFAULT_NETWORK, NETWORKS, parse_default
 from underlay.multus.annotations import parse as parse_networks
+from underlay.multus.devices import INFO_FILE, KEYS, Wanted, with_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from underlay.kube.objects import Pod
     from underlay.multus.annotations import NetworkSelection
     from underlay.multus.config import MultusConfig
+    from underlay.multus.devices import PodDevices
     from underlay.multus.networks import Network, Networks
 
 _OURSELVES: Final = ("multus", "multus-shim")
@@ -47,35 +52,50 @@ class Plan:
 
 
 def plan(
-    config: MultusConfig, pod: Pod | None, ifname: str, nets: Networks, parse: Callable[[Attachment], NetworkConfig]
+    config: MultusConfig,
+    pod: Pod | None,
+    ifname: str,
+    nets: Networks,
+    parse: Callable[[Attachment], NetworkConfig],
+    devices: PodDevices | None = None,
 ) -> Plan:
     """The whole plan of a pod; without a pod that of the configuration alone.
 
     ``parse`` is the engine's: every configuration is looked through now, so that a broken one fails before the first
-    NIC is made. Raises InvalidAnnotation, InvalidConfig, NetworkMissing and what lookups raise.
+    NIC is made. Without ``devices`` no device is handed out: nobody knows which. Raises InvalidAnnotation,
+    InvalidConfig, NetworkMissing, DeviceMissing and what lookups raise.
     """
     notes: list[str] = []
-    attachments = [_cluster(config, pod, ifname, nets, notes)]
+    wanted = [_cluster(config, pod, ifname, nets, notes)]
     if pod is None or pod.namespace not in config.system_namespaces:
         for network in _defaults(config, nets):
-            attachments.append(_attach(network, f"net{len(attachments)}"))
+            wanted.append(_attach(network, f"net{len(wanted)}"))
     for selection in _selections(config, pod):
         network = nets.definition(selection.namespace, selection.name)
-        attachments.append(_selected(network, selection, f"net{len(attachments)}", notes))
-    attachments += _chain(config, nets, f"net{len(attachments)}")
-    _check_names(attachments)
-    _check_gateways(attachments)
-    for attachment in attachments:
-        _check_configuration(attachment, parse, notes)
+        wanted.append(_selected(network, selection, f"net{len(wanted)}", notes))
+    wanted += _chain(config, nets, f"net{len(wanted)}")
+    _check_names([each.attachment for each in wanted])
+    _check_gateways([each.attachment for each in wanted])
+    wanted = devices.hand_out(wanted) if devices is not None else wanted
+    attachments: list[Attachment] = []
+    for each in wanted:
+        attachment = with_device(each.attachment, each.device)
+        declared = _check_configuration(attachment, parse, notes)
+        if devices is not None:
+            attachment = devices.with_info(attachment, each, declared=INFO_FILE in declared)
+        elif each.resource and not each.device:
+            notes.append(f"network {attachment.network}: nobody knows which device of {each.resource} is its own")
+        attachments.append(attachment)
     return Plan(tuple(attachments), tuple(notes))
 
 
 def configured(config: MultusConfig, nets: Networks) -> list[Attachment]:
     """The networks that the configuration itself names, each under the NIC name it would have; for STATUS and GC."""
-    return [_attach(network, f"net{n}") for n, network in enumerate((_first(config, nets), *_defaults(config, nets)))]
+    networks = (_first(config, nets), *_defaults(config, nets))
+    return [_attach(network, f"net{n}").attachment for n, network in enumerate(networks)]
 
 
-def _cluster(config: MultusConfig, pod: Pod | None, ifname: str, nets: Networks, notes: list[str]) -> Attachment:
+def _cluster(config: MultusConfig, pod: Pod | None, ifname: str, nets: Networks, notes: list[str]) -> Wanted:
     """The pod's first NIC. What the runtime asks for in runtimeConfig is meant for it."""
     text = pod.annotations.get(DEFAULT_NETWORK, "") if pod else ""
     selection = parse_default(text, config.multus_namespace) if text else None
@@ -128,8 +148,9 @@ def _check_isolation(config: MultusConfig, pod: Pod, selection: NetworkSelection
         )
 
 
-def _attach(network: Network, ifname: str, runtime: Mapping[str, Any] | None = None) -> Attachment:
-    return Attachment(network=network.shown, conf=network.conf, ifname=ifname, name=network.name, runtime=runtime or {})
+def _attach(network: Network, ifname: str, runtime: Mapping[str, Any] | None = None) -> Wanted:
+    made = Attachment(network=network.shown, conf=network.conf, ifname=ifname, name=network.name, runtime=runtime or {})
+    return Wanted(made, network.resource)
 
 
 def _selected(
@@ -138,20 +159,17 @@ def _selected(
     ifname: str,
     notes: list[str],
     runtime: Mapping[str, Any] | None = None,
-) -> Attachment:
+) -> Wanted:
     shown = f"network {network.shown}"
     notes += [f"{shown}: {key!r} is no key of a network selection and has no effect" for key in selection.unknown]
-    if network.resource and not selection.device_id:
-        notes.append(f"{shown}: no device of {network.resource} is handed to it, devices are the kubelet's")
-    return Attachment(
-        network=network.shown,
-        conf=network.conf,
-        ifname=selection.interface or ifname,
-        name=network.name,
+    plain = _attach(network, selection.interface or ifname)
+    attachment = replace(
+        plain.attachment,
         runtime={**(runtime or {}), **_capability_arguments(selection)},
         cni_args=selection.cni_args,
         default_gateways=selection.default_route,
     )
+    return replace(plain, attachment=attachment, device=selection.device_id)
 
 
 def _capability_arguments(selection: NetworkSelection) -> dict[str, Any]:
@@ -162,12 +180,11 @@ def _capability_arguments(selection: NetworkSelection) -> dict[str, Any]:
         "infinibandGUID": selection.infiniband_guid,
         "portMappings": selection.port_mappings,
         "bandwidth": selection.bandwidth,
-        "deviceID": selection.device_id,
     }
     return {key: value for key, value in offered.items() if value}
 
 
-def _chain(config: MultusConfig, nets: Networks, ifname: str) -> list[Attachment]:
+def _chain(config: MultusConfig, nets: Networks, ifname: str) -> list[Wanted]:
     """Plugins that the node's owner wants run for every pod beside its networks; they start from an empty result."""
     if not config.auxiliary_chain:
         return []
@@ -180,7 +197,7 @@ def _chain(config: MultusConfig, nets: Networks, ifname: str) -> list[Attachment
         raise fault(error, what=f"the first file of the chain {config.auxiliary_chain}") from error
     plugins = [first | {"prevResult": _EMPTY_RESULT}, *map(msgspec.Raw, parts[1:])]
     conf = msgspec.json.encode({"cniVersion": _CHAIN_VERSION, "name": config.auxiliary_chain, "plugins": plugins})
-    return [Attachment(network=config.auxiliary_chain, conf=conf, ifname=ifname, name=config.auxiliary_chain)]
+    return [Wanted(Attachment(network=config.auxiliary_chain, conf=conf, ifname=ifname, name=config.auxiliary_chain))]
 
 
 def _check_names(attachments: Sequence[Attachment]) -> None:
@@ -211,8 +228,8 @@ def _check_gateways(attachments: Sequence[Attachment]) -> None:
 
 def _check_configuration(
     attachment: Attachment, parse: Callable[[Attachment], NetworkConfig], notes: list[str]
-) -> None:
-    """Look the CNI JSON through, and for arguments that no plugin of the chain takes."""
+) -> set[str]:
+    """Look the CNI JSON through, and for arguments that no plugin of the chain takes; the capabilities it declares."""
     try:
         network = parse(attachment)
     except UnderlayError as error:
@@ -223,8 +240,9 @@ def _check_configuration(
             raise InvalidConfig(
                 f"network {attachment.network} is of type {plugin.type!r}: a pod's networks cannot nest"
             )
-    unheard = [key for key in attachment.runtime if key not in declared]
+    unheard = [key for key in attachment.runtime if key not in declared and key not in KEYS]
     notes += [f"network {attachment.network}: no plugin declares the capability {key} asked for" for key in unheard]
+    return declared
 
 
 def named(error: UnderlayError, place: str) -> UnderlayError:

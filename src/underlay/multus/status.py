@@ -5,14 +5,14 @@ Multi-network CRD standard, section 5: a list, one object an attachment, in the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from underlay.cni.result import DNS  # noqa: TC001 - msgspec reads the annotation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from underlay.cni.result import Result
     from underlay.delegate.attachment import Attachment
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 ANNOTATION: Final = "k8s.v1.cni.cncf.io/network-status"
 _DEFAULT: Final = ("0.0.0.0/0", "::/0")
 _ENCODER: Final = msgspec.json.Encoder()
+_NONE: Final[Mapping[str, Any]] = {}
 
 
-class NetworkStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One attachment. ``dns`` is written even when empty, as readers expect it; the rest only where known."""
+class NetworkStatus(msgspec.Struct, frozen=True, omit_defaults=True, rename={"device_info": "device-info"}):
+    """One attachment. ``dns`` is written even when empty, as readers expect it; the rest only where known.
+
+    ``device_info`` is as its device plugin or CNI plugin wrote it (device-info-spec, section 3).
+    """
 
     name: str
     dns: DNS
@@ -33,12 +37,18 @@ class NetworkStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     mtu: int = 0
     default: bool = False
     gateway: tuple[str, ...] = ()
+    device_info: dict[str, Any] | None = None
 
 
-def statuses(attachments: Sequence[Attachment], results: Sequence[Result]) -> list[NetworkStatus]:
-    """One status for each attachment and its result; the first is the pod's default network."""
+def statuses(
+    attachments: Sequence[Attachment], results: Sequence[Result], infos: Mapping[str, Mapping[str, Any] | None] = _NONE
+) -> list[NetworkStatus]:
+    """One status for each attachment and its result; the first is the pod's default network.
+
+    ``infos`` is what is known of devices, by the attachments' ``info_file``.
+    """
     return [
-        _status(attachment, result, default=n == 0)
+        _status(attachment, result, infos.get(attachment.info_file), default=n == 0)
         for n, (attachment, result) in enumerate(zip(attachments, results, strict=True))
     ]
 
@@ -48,7 +58,7 @@ def encode(listed: Sequence[NetworkStatus]) -> bytes:
     return msgspec.json.format(_ENCODER.encode(listed), indent=2)
 
 
-def _status(attachment: Attachment, result: Result, *, default: bool) -> NetworkStatus:
+def _status(attachment: Attachment, result: Result, info: Mapping[str, Any] | None, *, default: bool) -> NetworkStatus:
     """From the first interface of the result that is in the sandbox."""
     index = next((n for n, link in enumerate(result.interfaces) if link.sandbox), None)
     link = result.interfaces[index] if index is not None else None
@@ -61,6 +71,7 @@ def _status(attachment: Attachment, result: Result, *, default: bool) -> Network
         mtu=link.mtu if link else 0,
         default=default,
         gateway=(*attachment.default_gateways, *_gateways(result)),
+        device_info=dict(info) if info else None,
     )
 
 
