@@ -51,6 +51,17 @@ def test_the_multus_configuration_of_the_page_is_one_without_warnings() -> None:
         assert multus.parse(block.encode()).warnings == ()
 
 
+def test_the_devices_page_ties_a_network_and_names_the_defaults() -> None:
+    (block,) = blocks("docs/devices.md", "yaml")
+    (network,) = manifest.parse("page.yaml", block.encode()).networks
+    assert network.resource_name == "intel.com/sriov"
+    assert network.config is not None
+    assert parse_network(network.config.encode(), name=network.name).plugins[0].capabilities == {"deviceID": True}
+    rows = re.findall(r"(?m)^\| `(\w+)` \| `(/\S+)` \|$", (ROOT / "docs/devices.md").read_text())
+    assert {key: getattr(Settings(), key) for key, _ in rows} == dict(rows)
+    assert len(rows) == 3
+
+
 def test_the_daemons_page_holds_every_key_with_its_default(tmp_path: Path) -> None:
     (written,) = blocks("docs/daemon.md", "yaml")
     keys = yaml.safe_load(written)
