@@ -198,8 +198,8 @@ static int spool(const char *run_dir)
     int dir = open(path.at, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int fd = dir < 0 ? -1 : openat(dir, name.at, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) return -1;
-    if (!write_all(fd, frame, frame_len, now_ms() + DEL_MS) && !fsync(fd))
-        return renameat(dir, name.at, dir, name.at + 1) || fsync(dir) ? -1 : 0;
+    if (!write_all(fd, frame, frame_len, now_ms() + DEL_MS) && !fsync(fd) && !renameat(dir, name.at, dir, name.at + 1))
+        return fsync(dir);
     int reason = errno;
     return unlinkat(dir, name.at, 0), errno = reason, -1;
 }

@@ -147,7 +147,7 @@ def test_a_spool_file_is_on_the_disk_before_it_has_its_name(lay: Callable[..., S
     assert outcome.stderr.split() == ["fsync", "rename", "dir-fsync"]
 
 
-@pytest.mark.parametrize("call", ["fsync"])
+@pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_a_disk_that_fails_leaves_no_half_of_a_file(lay: Callable[..., Shim], call: str) -> None:
     shim = lay(*RECORDED)
     outcome = shim.call("DEL", env=DEL | {"FAIL": call})
