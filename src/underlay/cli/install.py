@@ -142,22 +142,25 @@ def _is_current(path: Path, image: bytes) -> bool:
 def _link_over(bin_dir: Path, names: Sequence[str], source: Path, *, kept: frozenset[str]) -> None:
     """Hard-link ``source`` under every name, or under none."""
     with contextlib.ExitStack() as scratch, contextlib.ExitStack() as undo:
-        fresh = {name: bin_dir / f".{name}.underlay-new" for name in names}
         for name in names:
-            _hard_link(source, fresh[name])
-            scratch.callback(fresh[name].unlink, missing_ok=True)
-        for name in names:
-            target, old = bin_dir / name, bin_dir / f".{name}.underlay-old"
-            if os.path.lexists(target):
-                _hard_link(target, old)
-                scratch.callback(old.unlink, missing_ok=True)
-                undo.callback(old.replace, target)
-            else:
-                undo.callback(target.unlink, missing_ok=True)
             if name in kept:
-                _hard_link(target, bin_dir / f".{name}{KEPT}")
-            fresh[name].replace(target)
+                _take(bin_dir / f".{name}{KEPT}", bin_dir / name, scratch, undo)
+            _take(bin_dir / name, source, scratch, undo)
         undo.pop_all()
+
+
+def _take(target: Path, source: Path, scratch: contextlib.ExitStack, undo: contextlib.ExitStack) -> None:
+    """Let ``target`` name the file that ``source`` names, in one step; ``scratch`` are the links to take away."""
+    fresh, old = (target.with_name(f".{target.name}.underlay-{which}") for which in ("new", "old"))
+    scratch.callback(fresh.unlink, missing_ok=True)  # rename(2) leaves it where both are one file already
+    _hard_link(source, fresh)
+    if os.path.lexists(target):
+        scratch.callback(old.unlink, missing_ok=True)
+        _hard_link(target, old)
+        undo.callback(old.replace, target)
+    else:
+        undo.callback(target.unlink, missing_ok=True)
+    fresh.replace(target)
 
 
 def _hard_link(source: Path, target: Path) -> None:
@@ -166,7 +169,8 @@ def _hard_link(source: Path, target: Path) -> None:
 
 
 def _write(path: Path, image: bytes) -> None:
-    with open(path, "wb") as file:
+    path.unlink(missing_ok=True)  # left by a call that was killed, it may be a link to what runtimes execute
+    with open(path, "xb") as file:
         os.fchmod(file.fileno(), 0o755)
         file.write(image)
         file.flush()

@@ -13,8 +13,8 @@ from underlay.errors import InvalidConfig, IOFailure
 MARK = b"UNDERLAY-RUN-DIR="
 SLOT = 256
 SOCKET_NAME = "underlay.sock"
-# sun_path has 108 bytes and ends in NUL: unix(7).
-RUN_DIR_LIMIT = 107 - len("/" + SOCKET_NAME)
+# What the daemon takes (underlay.daemon.config, not imported for that): a unix socket's path has 107 bytes, unix(7).
+RUN_DIR_LIMIT = 80
 # Our shim is far smaller; what is larger is somebody else's plugin and need not be read.
 SIZE_LIMIT = 4 << 20
 
@@ -70,7 +70,7 @@ def with_run_dir(image: bytes, directory: str) -> bytes:
         raise InvalidConfig(f'the run directory "{directory}" is not an absolute path', hint="Begin it with a slash.")
     if len(raw) > RUN_DIR_LIMIT:
         raise InvalidConfig(
-            f"the run directory {directory} has {len(raw)} bytes, a socket's path leaves room for {RUN_DIR_LIMIT}",
+            f"the run directory {directory} has {len(raw)} bytes, and a socket's path leaves room for {RUN_DIR_LIMIT}",
             hint="Choose a shorter path.",
         )
     start = image.index(MARK)
