@@ -37,6 +37,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed by whoever called: nobody reads
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         options = _parser(arguments).parse_args(arguments)
         status = options.run(options)

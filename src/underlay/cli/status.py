@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from underlay.errors import NotAvailable
+from underlay.errors import DeadlineExceeded, DecodeFailure, NotAvailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,9 @@ examples:
   underlay status --wait 10                    until it is ready, at most 10 seconds
   underlay status --run-dir /run/lab/underlay  another daemon
 """
+_KEYS = frozenset(
+    ("ready", "state", "faults", "pid", "version", "uptime_s", "requests", "failures", "in_flight", "spooled")
+)
 _ANSWER_SECONDS = 5.0
 _RETRY_SECONDS = 0.02
 
@@ -47,10 +50,10 @@ def run(options: argparse.Namespace) -> int:
     while True:
         try:
             status = ask(options.run_dir)
-        except OSError as error:
+        except (OSError, DeadlineExceeded) as error:
             if time.monotonic() >= deadline:
                 raise NotAvailable(
-                    f"no daemon answers in {options.run_dir}: {error.strerror or error}",
+                    f"no daemon answers in {options.run_dir}: {_reason(error)}",
                     hint='Start it ("underlay daemon", or its systemd unit), and look at its log.',
                 ) from error
         else:
@@ -62,13 +65,33 @@ def run(options: argparse.Namespace) -> int:
 
 
 def ask(run_dir: str) -> Mapping[str, Any]:
-    """The status that the daemon of that run directory gives. Raises OSError when none answers."""
+    """The status that the daemon of that run directory gives.
+
+    Raises OSError when none answers, DeadlineExceeded when it is too slow, NotAvailable when it refuses and
+    DecodeFailure when what it says is no status.
+    """
     from underlay.daemon import frame, health
 
     request = frame.request(health.PLUGIN, {}, b"")
-    _, answer = frame.ask(f"{run_dir}/underlay.sock", request, time.monotonic() + _ANSWER_SECONDS)
-    status: Mapping[str, Any] = health.decode(answer)
+    failed, answer = frame.ask(f"{run_dir}/underlay.sock", request, time.monotonic() + _ANSWER_SECONDS)
+    try:
+        status = health.decode(answer)
+    except ValueError:  # as msgspec's faults are
+        status = None
+    if failed and isinstance(status, dict) and "msg" in status:
+        raise NotAvailable(f"the daemon in {run_dir} refuses: {status['msg']}", hint=str(status.get("details", "")))
+    if not isinstance(status, dict) or not status.keys() >= _KEYS:
+        raise DecodeFailure(
+            f"what answers in {run_dir} gives no status that this command understands",
+            hint="Command and daemon are of different versions, or it is no daemon of underlay: restart the daemon.",
+        )
     return status
+
+
+def _reason(error: OSError | DeadlineExceeded) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"a daemon listens, but gave no answer within {_ANSWER_SECONDS:g} s"
 
 
 def _line(status: Mapping[str, Any]) -> str:
