@@ -86,3 +86,20 @@ def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("address", "parts"), [("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:0", ("::1", 0))])
 def test_health_addresses_are_taken_apart(address: str, parts: tuple[str, int]) -> None:
     assert config.split_address(address) == parts
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"workers": 0}, "the command line: workers: 0 is not within"),
+        ({"run_dir": "run"}, "the command line: run_dir: 'run' is no absolute path"),
+        ({"run_dir": "/" + "r" * 80}, "the command line: run_dir: .* is longer than 80 bytes"),
+        ({"bin_dir": ["opt"]}, "the command line: bin_dir: 'opt'"),
+        ({"log": {"file": "log"}}, "the command line: log.file: 'log'"),
+    ],
+)
+def test_a_fault_of_a_flag_is_not_laid_to_the_file(tmp_path: Path, flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidConfig, match=words):
+        load(tmp_path, "queue: 8\nlog: {level: debug}\n", **flags)
+    with pytest.raises(InvalidConfig, match=r"underlay\.yaml: queue: 0"):
+        load(tmp_path, "queue: 0", workers=8)

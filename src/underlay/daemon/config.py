@@ -10,7 +10,7 @@ import msgspec
 from underlay.errors import InvalidConfig, IOFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 DEFAULT_FILE = "/etc/underlay/underlay.yaml"
 _HINT = 'The keys are in "underlay daemon --help" and docs; correct the file or the flag.'
@@ -82,7 +82,8 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
     except msgspec.ValidationError as error:
         message, _, at = str(error).partition(" - at `$.")
         raise InvalidConfig(f"{where}: {at.rstrip('`') or 'the file'}: {message}", hint=_HINT) from error
-    _sane(checked, where)
+    given = {*flags, *(f"log.{key}" for key in flags.get("log", ()))}
+    _sane(checked, lambda key: "the command line" if key in given else where)
     return checked
 
 
@@ -131,14 +132,14 @@ def _known(settings: Mapping[str, Any], shape: type[msgspec.Struct], prefix: str
             raise InvalidConfig(f'{where}: there is no key "{prefix}{key}"{meant}', hint=f"The keys are: {keys}.")
 
 
-def _sane(settings: Settings, where: str) -> None:
+def _sane(settings: Settings, where: Callable[[str], str]) -> None:
     for key in (
         "state_dir", "run_dir", "conf_dir", "manifest_dir",
         "pod_resources_socket", "device_checkpoint", "device_info_dir",
     ):  # fmt: skip
-        _absolute(key, getattr(settings, key), where)
+        _absolute(key, getattr(settings, key), where(key))
     for path in settings.bin_dir:
-        _absolute("bin_dir", path, where)
+        _absolute("bin_dir", path, where("bin_dir"))
     for key, least, most in (
         ("workers", 1, 1024),
         ("queue", 1, 65535),
@@ -149,17 +150,19 @@ def _sane(settings: Settings, where: str) -> None:
     ):
         value = getattr(settings, key)
         if not least <= value <= most:
-            raise InvalidConfig(f"{where}: {key}: {value} is not within {least} and {most}", hint=_HINT)
+            raise InvalidConfig(f"{where(key)}: {key}: {value} is not within {least} and {most}", hint=_HINT)
     for key in ("max_size", "max_age", "max_count"):
         if getattr(settings.log, key) < 0:
-            raise InvalidConfig(f"{where}: log.{key}: {getattr(settings.log, key)} is negative", hint=_HINT)
+            raise InvalidConfig(
+                f"{where(f'log.{key}')}: log.{key}: {getattr(settings.log, key)} is negative", hint=_HINT
+            )
     for key in ("file", "plugin_dir"):
         if getattr(settings.log, key):
-            _absolute(f"log.{key}", getattr(settings.log, key), where)
+            _absolute(f"log.{key}", getattr(settings.log, key), where(f"log.{key}"))
     if settings.health_address:
         split_address(settings.health_address)
     if len(os.fsencode(settings.run_dir)) > 80:  # sockaddr_un holds 108 bytes, "/underlay.sock.new" included
-        raise InvalidConfig(f"{where}: run_dir: {settings.run_dir!r} is longer than 80 bytes", hint=_HINT)
+        raise InvalidConfig(f"{where('run_dir')}: run_dir: {settings.run_dir!r} is longer than 80 bytes", hint=_HINT)
 
 
 def split_address(address: str) -> tuple[str, int]:
