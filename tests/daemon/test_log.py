@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -9,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from underlay.daemon import log
+from underlay.daemon import builtin, log
 from underlay.daemon.config import LogSettings
 from underlay.daemon.log import LogFile, Logs
+from underlay.delegate.attachment import Attachment, Origin, Sandbox
+from underlay.delegate.engine import Engine
+from underlay.delegate.exec import Executor
+from underlay.delegate.ledger import Ledger
 from underlay.plugins.log_options import LogOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.conftest import Netns
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -95,12 +102,35 @@ def test_a_file_that_cannot_be_written_loses_lines_and_says_how_many(
 def test_a_plugins_file_is_shared_and_has_its_own_level(tmp_path: Path) -> None:
     logs = Logs(LogSettings(level="info", file=str(tmp_path / "d.log"), plugin_dir=str(tmp_path)))
     options = LogOptions(file=str(tmp_path / "meta/veth.log"), level="debug")
-    logs("debug", "routes set", options=options, pod="a/b")
-    logs("info", "done", options=LogOptions(file=options.file, level="error"))
-    logs("error", "failed", options=options)
+    logs("debug", "routes set", to=options, pod="a/b")
+    logs("info", "done", to=LogOptions(file=options.file, level="error"))
+    logs("error", "failed", to=options)
     assert [each["event"] for each in lines(tmp_path / "meta/veth.log")] == ["routes set", "failed"]
     assert [each["event"] for each in lines(tmp_path / "d.log")] == ["done", "failed"]
-    assert all("options" not in each for each in lines(tmp_path / "d.log"))
+    assert all("to" not in each for each in lines(tmp_path / "d.log"))
+
+
+def test_veth_writes_the_file_that_its_log_options_name(
+    uplink: Netns, pod: Netns, in_host: Netns, tmp_path: Path
+) -> None:
+    logs = Logs(LogSettings(file=str(tmp_path / "d.log"), plugin_dir=str(tmp_path)))
+    engine = Engine(
+        ledger=Ledger(str(tmp_path / "ledger.db"), logs), executor=Executor(log=logs, environ=os.environ),
+        plugins=builtin.PLUGINS, allocators=builtin.ALLOCATORS, log=logs,
+    )  # fmt: skip
+    macvlan = {"type": "macvlan", "ipam": {"type": "static", "addresses": [{"address": "172.18.7.1/16"}]}}
+    hijack = {"service_hijack_subnet": ["10.96.0.0/16"], "overlay_hijack_subnet": ["10.244.0.0/16"]}
+    veth = {
+        "type": "veth",
+        **hijack,
+        "log_options": {"log_level": "debug", "log_file": str(tmp_path / "meta/veth.log")},
+    }
+    conf = json.dumps({"cniVersion": "1.0.0", "name": "underlay-a", "plugins": [macvlan | {"master": "eth0"}, veth]})
+    asked = Attachment(network="default/a", conf=conf.encode(), ifname="eth0")
+    origin, sandbox, deadline = Origin("multus", "multus-net", "eth0"), Sandbox("c1", pod.path), time.monotonic() + 10
+    with contextlib.closing(engine), engine.session(sandbox, origin, deadline) as session:
+        session.add(asked)
+    assert [each["event"] for each in lines(tmp_path / "meta/veth.log")] == ["veth added"]
 
 
 @pytest.mark.parametrize("name", ["../outside.log", "sub/../../outside.log", "cron.d/job"])
@@ -109,7 +139,7 @@ def test_a_network_cannot_write_where_it_likes(tmp_path: Path, name: str) -> Non
     inside.mkdir()
     logs = Logs(LogSettings(file=str(tmp_path / "d.log"), plugin_dir=str(inside)))
     for _ in range(2):
-        logs("info", "done", options=LogOptions(file=f"{inside}/{name}"))
+        logs("info", "done", to=LogOptions(file=f"{inside}/{name}"))
     assert os.listdir(inside) == []
     assert not (tmp_path / "outside.log").exists()
     assert [each["event"] for each in lines(tmp_path / "d.log")] == ["plugin log refused", "done", "done"]
@@ -122,6 +152,6 @@ def test_a_symbolic_link_or_a_fifo_in_a_plugins_place_is_not_written(tmp_path: P
     os.mkfifo(tmp_path / "fifo.log")
     logs = Logs(LogSettings(file=str(tmp_path / "d.log"), plugin_dir=str(tmp_path)))
     for name in ("link.log", "fifo.log"):
-        logs("info", "done", options=LogOptions(file=str(tmp_path / name)))
+        logs("info", "done", to=LogOptions(file=str(tmp_path / name)))
     assert target.read_text() == ""
     assert len(lines(tmp_path / "d.log")) == 2

@@ -146,8 +146,8 @@ class Logs:
         self._files: dict[str, LogFile | None] = {}
 
     def __call__(self, level: str, event: str, /, **fields: Any) -> None:
-        """Write one line, unless it is below the level; ``options``, a LogOptions, names a further file."""
-        to: LogOptions | None = fields.pop("options", None)
+        """Write one line, unless it is below the level; ``to``, a LogOptions, names a further file."""
+        to: LogOptions | None = fields.pop("to", None)
         weight = LEVELS.get(level, LEVELS["error"])
         now = time.time()
         if to is not None and weight >= LEVELS.get(to.level, 0) and (file := self._file(to)) is not None:
