@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -54,7 +53,7 @@ def running(root: Path, netns: Path, *, bin_dir: Path, conf_dir: Path) -> Iterat
     config.write_text(_CONFIG.format(snapshotter=_snapshotter(root), **places))
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["nsenter", f"--net={netns}", "containerd", "--config", config],
+            ["setpriv", "--pdeathsig", "TERM", "nsenter", f"--net={netns}", "containerd", "--config", config],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -62,15 +61,22 @@ def running(root: Path, netns: Path, *, bin_dir: Path, conf_dir: Path) -> Iterat
         )
     try:
         _import_image(root, process)
-        runtime = Runtime(root / "containerd.sock")
-        _wait_for_network(runtime, root)
-        yield runtime
-        runtime.close()
+        with contextlib.closing(Runtime(root / "containerd.sock")) as runtime:
+            _wait_for_network(runtime, root)
+            yield runtime
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        _end(process)
         for mounted in _mounts_below(root):
             subprocess.run(["umount", "--lazy", mounted], check=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _snapshotter(root: Path) -> str:

@@ -6,6 +6,7 @@ small enough to be encoded by hand (protobuf encoding guide: a field is its numb
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,11 +73,12 @@ class Sandbox:
 
     name: str
     uid: str
+    cgroup_parent: str
     namespace: str = "default"
 
     def encode(self) -> bytes:
         metadata = field(1, self.name) + field(2, self.uid) + field(3, self.namespace)
-        return field(1, metadata) + field(2, self.name) + field(8, field(1, f"/underlay-e2e/{self.uid}"))
+        return field(1, metadata) + field(2, self.name) + field(8, field(1, self.cgroup_parent))
 
 
 class Runtime:
@@ -107,9 +109,22 @@ class Runtime:
         (network,) = texts(status, 5)
         return [text.decode() for text in (*texts(network, 1), *(texts(more, 1)[0] for more in texts(network, 2)))]
 
-    def stop(self, sandbox_id: str) -> None:
+    def netns(self, sandbox_id: str) -> str:
+        """PodSandboxStatus, verbose: the path of the sandbox's network namespace."""
+        answer = self._call("PodSandboxStatus", field(1, sandbox_id) + field(2, 1))
+        entries = [dict(fields(entry)) for entry in texts(answer, 2)]
+        (info,) = (json.loads(entry[2]) for entry in entries if entry[1] == b"info" and isinstance(entry[2], bytes))
+        (path,) = (each["path"] for each in info["runtimeSpec"]["linux"]["namespaces"] if each["type"] == "network")
+        assert isinstance(path, str)
+        return path
+
+    def sandboxes(self) -> list[str]:
+        """ListPodSandbox: the ids of all, ready or not."""
+        return [texts(item, 1)[0].decode() for item in texts(self._call("ListPodSandbox", b""), 1)]
+
+    def stop(self, sandbox_id: str, seconds: float = 60.0) -> None:
         """StopPodSandbox: CNI DEL."""
-        self._call("StopPodSandbox", field(1, sandbox_id))
+        self._call("StopPodSandbox", field(1, sandbox_id), seconds)
 
     def remove(self, sandbox_id: str) -> None:
         """RemovePodSandbox."""
