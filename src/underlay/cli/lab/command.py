@@ -49,7 +49,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    lab.set_defaults(run=_guarded(_demo), name="demo")
+    about_name = "the lab's name; several live side by side (default: demo for the demo, lab for the commands)"
+    lab.add_argument("--name", help=about_name)
+    lab.set_defaults(run=_guarded(_demo), usual_name="demo")
     commands = lab.add_subparsers(metavar="COMMAND")
     for word, run, about in (
         ("up", _guarded(_up), "build the lab and keep it"),
@@ -58,8 +60,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("exec", _guarded(_exec, alone=False), "run a command in one member's namespace"),
     ):
         command = commands.add_parser(word, help=about, description=about)
-        command.add_argument("--name", default="lab", help="the lab's name; several live side by side (default: lab)")
-        command.set_defaults(run=run)
+        # not given, it leaves what may stand before the command
+        command.add_argument("--name", default=argparse.SUPPRESS, help="the lab's name (default: lab)")
+        command.set_defaults(run=run, usual_name="lab")
         if word == "exec":
             command.add_argument("member", choices=topology.MEMBERS)
             command.add_argument("command", nargs=argparse.REMAINDER, help="default: a shell")
@@ -75,11 +78,23 @@ def _guarded(
             raise topology.LabError("the lab needs root: it makes network namespaces", hint="Run it with sudo.")
         if not shutil.which("ip"):
             raise topology.LabError("the lab needs `ip`", hint="It is in the package iproute2 (iproute on Fedora).")
-        lab = topology.Lab.named(options.name)
-        with _alone(lab) if alone else contextlib.nullcontext():
+        lab = topology.Lab.named(options.usual_name if options.name is None else options.name)
+        if not alone:
+            return act(lab, options)
+        with _alone(lab):
+            _remove_abandoned(but=lab)
             return act(lab, options)
 
     return run
+
+
+def _remove_abandoned(*, but: topology.Lab) -> None:
+    """Labs that a kill -9 left half-made: not complete, and nobody works on them."""
+    for lab in topology.all_labs():
+        if lab != but and not runtime.is_complete(lab):
+            with contextlib.suppress(topology.LabError), _alone(lab):  # somebody works on it
+                topology.remove(lab)
+                _say(Style.of(sys.stdout), f"  Removed the remains of the lab {lab.name!r}, whose command was killed.")
 
 
 @contextlib.contextmanager
@@ -101,11 +116,18 @@ def _removed_after(lab: Lab, *, unless_it_succeeds: bool = False) -> Iterator[No
     before = {number: signal.signal(number, _interrupt) for number in _ENDING_SIGNALS}
     keep = False
     try:
-        yield
-        keep = unless_it_succeeds
+        try:
+            yield
+            keep = unless_it_succeeds
+        finally:
+            _ignore_signals()  # a signal in here ends it, and has done the same
+    except SystemExit:
+        keep = False
+        runtime.abandon(lab)
+        with contextlib.suppress(OSError):  # the terminal is gone
+            _say(Style.of(sys.stderr), "underlay: interrupted, the lab is removed", to=sys.stderr)
+        raise
     finally:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
         if not keep:
             topology.remove(lab)
         for number, handler in before.items():
@@ -114,7 +136,13 @@ def _removed_after(lab: Lab, *, unless_it_succeeds: bool = False) -> Iterator[No
 
 def _interrupt(number: int, _frame: object) -> NoReturn:
     """Signal handler. The exit status is the shell's: 128 and the signal's number."""
+    _ignore_signals()
     raise SystemExit(128 + number)
+
+
+def _ignore_signals() -> None:
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _prepare(lab: Lab) -> None:
@@ -135,10 +163,9 @@ def _demo(lab: Lab, _options: argparse.Namespace) -> int:
         clean = leftovers.on_node(lab)
         attached = runtime.attach(lab, networks.PODS)
         answers = scene.ask(lab, attached)
-        deleted = runtime.detach(lab, networks.PODS)
+        runtime.detach(lab, networks.PODS)
         left = sorted(leftovers.on_node(lab) - clean)
-    notes = scene.notes(attached) | {"DEL took": [f"{deleted[pod.pod.name]:.1f} ms" for pod in attached]}
-    table = scene.table(attached, answers, notes)
+    table = scene.table(attached, answers, scene.notes(attached))
     _say(style, render(table, style), "")
     _say(style, *(style.bad(f"  left on the node after DEL: {line}") for line in left))
     took = f"  The lab is removed; all of it took {time.monotonic() - began:.1f} s."
@@ -198,7 +225,7 @@ def _verdict(table: Table, style: Style) -> str:
     wrong, cells = table.wrong(), table.cells()
     if wrong:
         return style.bad(f"  {wrong} of {cells} paths are not as they should be (marked !).")
-    lacking = f"a macvlan alone lacks {table.unreached()}, its repairs lack none"
+    lacking = f"macvlan alone lacks {table.unreached()}, its repairs none"
     return style.good(f"  All {cells} paths are as they should be: {lacking}.")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -22,74 +25,112 @@ if TYPE_CHECKING:
 
 _START_PATIENCE = 10.0
 _KEPT = "attached.json"
+ROUNDS = 10  # as many as a pool has addresses, so that the pod gets the first
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A pod with its network: its addresses in the LAN (IPv4 first, no prefix length), and how long ADD took."""
+    """A pod with its network: its addresses in the LAN (IPv4 first, no prefix length), how long ADD and DEL take."""
 
     pod: networks.Pod
     addresses: tuple[str, ...]
-    milliseconds: float
+    add_ms: float
+    delete_ms: float
 
 
 def start_daemon(lab: Lab) -> None:
     """Run `underlay daemon` in the node's namespace and wait until it is ready. Raises LabError with its last words."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(lab.root / "notify"))
-        daemon = _start(lab, "daemon", "underlay", "daemon", "--config", str(lab.root / "underlay.json"))
+        daemon = _start(lab, "daemon", "underlay", "daemon", "--config", str(lab.root / "underlay.json"), talks=False)
         poll = select.poll()
-        for waited in (notified, os.pidfd_open(daemon.pid)):  # ready, or ended
+        ended = os.pidfd_open(daemon.pid)
+        for waited in (notified.fileno(), ended):
             poll.register(waited, select.POLLIN)
         ready = [fd for fd, _ in poll.poll(_START_PATIENCE * 1000)] == [notified.fileno()]
+        os.close(ended)
         if not ready or b"READY=1" not in notified.recv(4096):
             raise topology.LabError(f"the lab's daemon did not start: {_last_words(lab, 'daemon')}")
 
 
 def start_responders(lab: Lab) -> None:
     """Run responders.py in the node's namespace and wait until it listens everywhere."""
-    responders = _start(lab, "responders", "underlay.cli.lab.responders", lab.name)
+    responders = _start(lab, "responders", "underlay.cli.lab.responders", lab.name, talks=True)
     assert responders.stdout is not None
     with responders.stdout as output:
         if not output.readline():
             raise topology.LabError(f"the lab's responders did not start: {_last_words(lab, 'responders')}")
 
 
-def _start(lab: Lab, what: str, *module_and_arguments: str) -> subprocess.Popen[bytes]:
-    """A Python program in the node's namespace, that outlives this process; its standard error in log/WHAT.err."""
+def _start(lab: Lab, what: str, *module_and_arguments: str, talks: bool) -> subprocess.Popen[bytes]:
+    """A Python program in the node's namespace, that outlives this process; its standard error in log/WHAT.err.
+
+    ``talks``: its standard output is a pipe to us, otherwise nothing.
+    """
     errors = lab.root / f"log/{what}.err"
     with errors.open("wb") as stream, lab.open(topology.NODE) as node, node.entered():
         return subprocess.Popen(
             [sys.executable, "-m", *module_and_arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if talks else subprocess.DEVNULL,
             stderr=stream,
             env=os.environ | {"NOTIFY_SOCKET": str(lab.root / "notify")},
             start_new_session=True,
         )
 
 
+def abandon(lab: Lab) -> None:
+    """End what runs, and wait for children that an interrupt has cut us off from.
+
+    A signal may come between the fork of an `ip` and the moment that somebody has its process id: such a one would go
+    on building while the lab is removed.
+    """
+    topology.end_processes(lab)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
 def attach(lab: Lab, pods: Iterable[networks.Pod]) -> list[Attached]:
-    """ADD each pod through the shim. Raises LabError with the plugin's own words."""
+    """ADD each pod through the shim, after ROUNDS times ADD and DEL to learn how long they take.
+
+    Raises LabError with the plugin's own words.
+    """
     attached = []
     for pod in pods:
-        answer, milliseconds = _call(lab, "ADD", pod)
-        if "code" in answer:
-            words, hint = str(answer.get("msg")), str(answer.get("details") or "")
-            raise topology.LabError(f"ADD of pod {pod.name}: {words}", hint=hint)
-        attached.append(Attached(pod, _lan_addresses(lab, pod), milliseconds))
+        rounds = [(_add(lab, pod), _call(lab, "DEL", pod)[1]) for _ in range(ROUNDS)]
+        add_ms, delete_ms = (statistics.median(times) for times in zip(*rounds, strict=True))
+        _add(lab, pod)
+        attached.append(Attached(pod, _lan_addresses(lab, pod), add_ms, delete_ms))
     return attached
 
 
-def detach(lab: Lab, pods: Iterable[networks.Pod]) -> dict[str, float]:
-    """DEL each pod through the shim: milliseconds by pod."""
-    return {pod.name: _call(lab, "DEL", pod)[1] for pod in pods}
+def _add(lab: Lab, pod: networks.Pod) -> float:
+    """Milliseconds. Raises LabError with the plugin's own words."""
+    answer, milliseconds = _call(lab, "ADD", pod)
+    if "code" in answer:
+        words, hint = str(answer.get("msg")), str(answer.get("details") or "")
+        raise topology.LabError(f"ADD of pod {pod.name}: {words}", hint=hint)
+    return milliseconds
+
+
+def detach(lab: Lab, pods: Iterable[networks.Pod]) -> None:
+    """DEL each pod through the shim."""
+    for pod in pods:
+        _call(lab, "DEL", pod)
 
 
 def remember(lab: Lab, attached: Iterable[Attached]) -> None:
     """Keep for later commands what is attached; with this the lab is complete."""
-    kept = {pod.pod.name: {"addresses": pod.addresses, "milliseconds": pod.milliseconds} for pod in attached}
-    (lab.root / _KEPT).write_text(json.dumps(kept))
+    kept = {pod.pod.name: (pod.addresses, pod.add_ms, pod.delete_ms) for pod in attached}
+    written = lab.root / f"{_KEPT}.new"
+    written.write_text(json.dumps(kept))
+    written.rename(lab.root / _KEPT)
+
+
+def is_complete(lab: Lab) -> bool:
+    """Whether `up` has finished it."""
+    return (lab.root / _KEPT).exists()
 
 
 def recall(lab: Lab) -> list[Attached]:
@@ -99,7 +140,7 @@ def recall(lab: Lab) -> list[Attached]:
         status.ask(str(lab.root / "run"))
     except OSError:
         return []
-    return [Attached(pod, tuple(kept[pod.name]["addresses"]), kept[pod.name]["milliseconds"]) for pod in networks.PODS]
+    return [Attached(pod, tuple(kept[pod.name][0]), *kept[pod.name][1:]) for pod in networks.PODS]
 
 
 def _call(lab: Lab, verb: str, pod: networks.Pod) -> tuple[dict[str, object], float]:
@@ -120,7 +161,12 @@ def _call(lab: Lab, verb: str, pod: networks.Pod) -> tuple[dict[str, object], fl
         (os.POSIX_SPAWN_OPEN, 1, str(out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
     ]
     began = time.perf_counter()
-    os.waitpid(os.posix_spawn(program, [program], environment, file_actions=streams), 0)
+    shim = os.posix_spawn(program, [program], environment, file_actions=streams)
+    try:
+        os.waitpid(shim, 0)
+    except SystemExit:
+        os.kill(shim, signal.SIGKILL)  # it would wait for a daemon that is about to end
+        raise
     milliseconds = (time.perf_counter() - began) * 1000
     return json.loads(out.read_bytes() or b"{}"), milliseconds
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
-from underlay.cli.lab import networks, probes, topology
+from underlay.cli.lab import networks, probes, runtime, topology
 from underlay.cli.lab.table import Cell, Table
 
 if TYPE_CHECKING:
@@ -61,31 +64,38 @@ def table(
 PICTURE = """\
   lan   172.18.0.1   outside host
    │
-  eth0  172.18.0.11  node ──── ClusterIP 172.96.0.10:80 → backend 10.240.9.2:8080
+  eth0  172.18.0.11  node ── ClusterIP 172.96.0.10:80 → backend 10.240.9.2:8080
    ├─ macvlan ── pod alone
    ├─ macvlan ── pod veth      + a veth pair to the node
    └─ macvlan ── pod router    + eth0 in the cluster's overlay network"""
 
 
 def notes(attached: Sequence[Attached]) -> dict[str, list[str]]:
-    """Rows below the table: addresses, and what ADD took."""
+    """Rows below the table: addresses, and how long ADD and DEL take."""
     rows: dict[str, list[str]] = {}
     for number, family in enumerate(("IPv4", "IPv6")[: max(len(pod.addresses) for pod in attached)]):
         rows[f"{family} address in the LAN"] = [pod.addresses[number] for pod in attached]
-    return rows | {"ADD took": [f"{pod.milliseconds:.1f} ms" for pod in attached]}
+    rows[f"ADD, median of {runtime.ROUNDS}"] = [f"{pod.add_ms:.1f} ms" for pod in attached]
+    rows[f"DEL, median of {runtime.ROUNDS}"] = [f"{pod.delete_ms:.1f} ms" for pod in attached]
+    return rows
 
 
 def hints(lab: Lab, attached: Sequence[Attached]) -> list[str]:
-    """Commands worth trying in a lab that is up."""
+    """Commands worth trying in a lab that is up, as they can be typed here."""
     name = "" if lab.name == "lab" else f" --name {lab.name}"
+    underlay = "underlay" if shutil.which("underlay") else shlex.quote(sys.argv[0])
     veth = next(pod for pod in attached if pod.pod.name == "veth")
-    return [
-        f"underlay lab exec{name} veth -- ip -br addr               the pod's NICs",
-        f"underlay lab exec{name} router -- ip rule                 how the router plugin sorts the traffic",
-        f"underlay lab exec{name} node -- ip route                  the node's way to its pods",
-        f"underlay lab exec{name} node -- curl {veth.addresses[0]}:{topology.POD_PORT}     the kubelet's health check",
-        f"underlay lab exec{name} alone -- curl -m2 {topology.CLUSTER_V4}      what a macvlan alone lacks",
-        f"less {lab.root}/daemon.log               one line a request",
-        f"ls {lab.root}/manifests                  the networks and pods it reads",
-        f"underlay lab status{name}; underlay lab down{name}",
-    ]
+    tries = (
+        ("exec", "veth -- ip -br addr", "the pod's NICs"),
+        ("exec", "router -- ip rule", "how the router plugin sorts the traffic"),
+        ("exec", "node -- ip route", "the node's way to its pods"),
+        ("exec", f"node -- curl {veth.addresses[0]}:{topology.POD_PORT}", "the kubelet's health check"),
+        ("exec", f"alone -- curl -m2 {topology.CLUSTER_V4}", "what a macvlan alone lacks"),
+        ("status", "", "the table again"),
+        ("down", "", "the end"),
+    )
+    commands = [(f"{underlay} lab {word}{name} {rest}".rstrip(), about) for word, rest, about in tries]
+    commands.append((f"less {lab.root}/log/daemon.log", "one line a request"))
+    commands.append((f"ls {lab.root}/manifests", "the networks and pods it reads"))
+    width = max(len(command) for command, _ in commands)
+    return [f"{command:{width}}  # {about}" for command, about in commands]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _ESCAPE = re.compile(r"\x1b\[[0-9]*m")
 _LABEL_WIDTH = 28
-_CELL_WIDTH = 8
+_CELL_WIDTH = 7
 _MARGIN = "  "
 
 

@@ -82,6 +82,12 @@ class Lab:
         return Namespace.open(str(self.path(member)))
 
 
+def all_labs() -> list[Lab]:
+    """Every lab of which something is there. The files of each are made first and removed last."""
+    names = sorted(path.name for path in _HOME.iterdir()) if _HOME.is_dir() else []
+    return [Lab.named(name) for name in names if _NAME.fullmatch(name)]
+
+
 def build(lab: Lab) -> None:
     """Make the namespaces and the wires between them; pods get nothing but what the overlay gives them."""
     for member in MEMBERS:
@@ -106,13 +112,18 @@ def have_nft() -> bool:
 
 def remove(lab: Lab) -> None:
     """End every process in the lab's namespaces, delete these, remove the files. No lab: nothing to do."""
-    inhabitants.end(lab.path(member) for member in MEMBERS)
+    end_processes(lab)
     for member in MEMBERS:
         if lab.path(member).exists():
             _run("ip", "netns", "del", lab.netns(member))
     shutil.rmtree(lab.root, ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: another lab's
         _HOME.rmdir()
+
+
+def end_processes(lab: Lab) -> None:
+    """End every process in the lab's namespaces."""
+    inhabitants.end(lab.path(member) for member in MEMBERS)
 
 
 def _node_lines(lab: Lab) -> list[str]:
