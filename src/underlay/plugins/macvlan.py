@@ -203,8 +203,8 @@ def _make(name: str, settings: Settings, parent: link.Link, ctx: Context) -> lin
     """Make the link in the pod, down."""
     pod = ctx.sandbox()
     mac = settings.mac or link.random_mac()
-    if settings.mode == "passthru" and not settings.mac:
-        mac = ""  # it takes over its parent's
+    if settings.mode == "passthru":
+        mac = ""  # it takes over its parent's, whatever the message says (macvlan_common_newlink)
         _refuse_existing(name, pod)  # the undo log knows it by its kind alone
     ctx.undo.record(DropLink("pod", name, mac=mac, kind="" if mac else "macvlan"))
     try:
@@ -214,6 +214,8 @@ def _make(name: str, settings: Settings, parent: link.Link, ctx: Context) -> lin
             raise _explained(error, settings, parent) from error
         _refuse_existing(name, pod)
         _create_elsewhere(name, settings, parent, mac, ctx)
+    if settings.mac and not mac:  # changes the parent's as well; the kernel gives that back with the NIC's end
+        pod.rtnl.batch((link.change(name=name, mac=settings.mac),))
     made = link.get(pod.rtnl, name)
     if made is None:
         raise KernelError(f"find link {name}", errno.ENODEV)
