@@ -91,7 +91,7 @@ class Macvlan:
         nic = link.get(pod.rtnl, call.ifname)
         if nic is None:
             raise CheckFailed(f"the pod has no NIC {call.ifname} any more")
-        _check_link(nic, settings, _parent(settings, pod if settings.in_pod else ctx.host))
+        _check_link(nic, settings, _parent(settings, pod if settings.in_pod else ctx.host) if settings.master else None)
         wanted = prev.interfaces[position].mac.lower()
         if wanted and nic.mac != wanted:
             raise CheckFailed(f"{nic.name} has hardware address {nic.mac}, not {wanted}")
@@ -294,10 +294,11 @@ def _position(prev: Result, call: Call) -> int:
     raise CheckFailed(f'"prevResult.interfaces" does not list {call.ifname}')
 
 
-def _check_link(nic: link.Link, settings: Settings, parent: link.Link) -> None:
+def _check_link(nic: link.Link, settings: Settings, parent: link.Link | None) -> None:
+    """``parent`` None: any, as the default route that told it at ADD may be another by now, the NIC's own for one."""
     if nic.kind != "macvlan":
         raise CheckFailed(f"{nic.name} is no macvlan but {nic.kind or 'hardware'}")
-    if nic.parent != parent.index:
+    if parent is not None and nic.parent != parent.index:
         raise CheckFailed(f"{nic.name} does not lie on {parent.name}")
     if nic.macvlan_mode != settings.mode:
         raise CheckFailed(f"{nic.name} is in mode {nic.macvlan_mode}, not {settings.mode}")
