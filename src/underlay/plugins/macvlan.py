@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # IPAM plugins that speak on the NIC itself, so that it must be there before them.
 _IPAM_ON_THE_WIRE: Final = frozenset({"dhcp"})
+_LEAST_MTU: Final = 68  # RFC 791; the kernel takes IPv4 off a NIC below it
+_LEAST_MTU_IPV6: Final = 1280  # RFC 8200 section 5
 
 
 class _Keys(msgspec.Struct, frozen=True):
@@ -71,10 +73,10 @@ class Macvlan:
         _check_mtu(settings, parent)
         addressed: Result | None = None
         if call.conf.ipam_type and call.conf.ipam_type not in _IPAM_ON_THE_WIRE:
-            addressed = _allocate(call, ctx)
+            addressed = _allocate(call, parent, settings, ctx)
         made = _make(call.ifname, settings, parent, ctx)
         if call.conf.ipam_type and addressed is None:
-            addressed = _allocate(call, ctx)
+            addressed = _allocate(call, parent, settings, ctx)
         _configure(made, settings, addressed, pod)
         return _result(call, made, addressed)
 
@@ -135,6 +137,8 @@ def parse(call: Call) -> Settings:
     for key in ("mtu", "bcqueuelen"):
         if (getattr(keys, key) or 0) < 0:
             raise InvalidConfig(f'"{key}" {getattr(keys, key)} is negative')
+    if 0 < (keys.mtu or 0) < _LEAST_MTU:
+        raise InvalidConfig(f'"mtu" {keys.mtu} is less than {_LEAST_MTU}, the least that IPv4 works with')
     if (keys.bcqueuelen or 0) >= 1 << 32:
         raise InvalidConfig(f'"bcqueuelen" {keys.bcqueuelen} is larger than 4294967295')
     return Settings(
@@ -190,12 +194,16 @@ def _check_mtu(settings: Settings, parent: link.Link) -> None:
         raise InvalidConfig(f'"mtu" {settings.mtu} is larger than the {parent.mtu} of {parent.name}')
 
 
-def _allocate(call: Call, ctx: Context) -> Result:
+def _allocate(call: Call, parent: link.Link, settings: Settings, ctx: Context) -> Result:
     addressed = ctx.ipam.add(call)
     if not addressed.ips:
         raise InvalidConfig(
             f'"ipam" ({call.conf.ipam_type}) gave no address', hint='Leave "ipam" out for a NIC without addresses.'
         )
+    mtu = settings.mtu or parent.mtu
+    if mtu < _LEAST_MTU_IPV6 and any(":" in one.address for one in addressed.ips):
+        whose = "" if settings.mtu else f" of {parent.name}"
+        raise InvalidConfig(f'"mtu" {mtu}{whose} is less than {_LEAST_MTU_IPV6}, the least that IPv6 works with')
     return addressed
 
 
