@@ -67,7 +67,7 @@ def set_sysctls(hijack: Hijack, nic: Chained, ctx: Context) -> None:
     if hijack.rp_filter.set_host:
         ip_stack.set_rp_filter(ctx.host, hijack.rp_filter.value, ctx.undo)
     if 6 in nic.families:
-        ip_stack.enable_ipv6(pod, ("all", "default"))
+        ip_stack.enable_ipv6(pod, ("all", "default"), ctx.undo)
 
 
 def result(prev: Result | None, nic: Chained, found: Link, mac: str) -> Result:

@@ -9,8 +9,9 @@ the namespace's ``default``, so that is set before interfaces are made.
 from __future__ import annotations
 
 import errno
+import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from underlay.errors import KernelError
 from underlay.net import link, netconf, sysctl
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from underlay.net.netns import Namespace
     from underlay.net.undo import UndoLog
+
+
+_IPV6: Final = "/proc/sys/net/ipv6/conf"
 
 
 def set_rp_filter(ns: Namespace, value: int, undo: UndoLog) -> None:
@@ -41,17 +45,29 @@ def differing_rp_filter(ns: Namespace, value: int) -> list[str]:
     return [name for name, _ in _named(ns, other)]
 
 
-def enable_ipv6(ns: Namespace, names: Sequence[str]) -> None:
-    """Set disable_ipv6 to 0 for these interfaces of the namespace; "all" sets every existing one."""
+def enable_ipv6(ns: Namespace, names: Sequence[str], undo: UndoLog) -> None:
+    """Set disable_ipv6 to 0 for these interfaces of the namespace; "all" sets every existing one.
+
+    The old values come back when the request fails.
+    """
     with ns.entered():
+        if all(_ipv6_disabled(name) == "0" for name in names):
+            return
+        old = {name: _ipv6_disabled(name) for name in (os.listdir(_IPV6) if "all" in names else names)}
+        undo.on_rollback(partial(_disable_ipv6, ns, old))
         for name in names:
             sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", 0)
 
 
-def ipv6_disabled(ns: Namespace, names: Sequence[str]) -> list[str]:
-    """Those of the interfaces whose disable_ipv6 is set."""
-    with ns.entered():
-        return [name for name in names if sysctl.read(f"net/ipv6/conf/{name}/disable_ipv6") != "0"]
+def _ipv6_disabled(name: str) -> str:
+    return sysctl.read(f"net/ipv6/conf/{name}/disable_ipv6")
+
+
+def _disable_ipv6(ns: Namespace, old: dict[str, str]) -> None:
+    """Put values back. "all" would take the addresses of every interface, so it only is where every one was off."""
+    if any(value == "0" for value in old.values()):
+        old = {name: value for name, value in old.items() if name != "all"}
+    _write_existing(ns, [(f"net/ipv6/conf/{name}/disable_ipv6", int(value)) for name, value in old.items()])
 
 
 def refuse_advertisements(ns: Namespace, name: str) -> None:

@@ -77,7 +77,7 @@ class Macvlan:
         made = _make(call.ifname, settings, parent, ctx)
         if call.conf.ipam_type and addressed is None:
             addressed = _allocate(call, parent, settings, ctx)
-        _configure(made, settings, addressed, pod)
+        _configure(made, settings, addressed, ctx)
         return _result(call, made, addressed)
 
     def check(self, call: Call, ctx: Context) -> None:
@@ -272,14 +272,15 @@ def _explained(error: KernelError, settings: Settings, parent: link.Link) -> Ker
     return KernelError(error.act, error.errno, error.extack, hint=hint) if hint else error
 
 
-def _configure(made: link.Link, settings: Settings, addressed: Result | None, pod: Namespace) -> None:
+def _configure(made: link.Link, settings: Settings, addressed: Result | None, ctx: Context) -> None:
+    pod = ctx.sandbox()
     if not settings.accept_ra:
         ip_stack.refuse_advertisements(pod, made.name)
     if addressed is None:
         pod.rtnl.batch((link.change(index=made.index, up=True),))
         return
     if any(":" in one.address for one in addressed.ips):
-        ip_stack.enable_ipv6(pod, ("lo", made.name))
+        ip_stack.enable_ipv6(pod, ("lo", made.name), ctx.undo)
     pod.rtnl.batch(layer3.bring_up(made.index, addressed))
     announce.announce(pod, made.index, made.mac, host_addresses(addressed))
 
