@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from underlay.cni.result import Result
-from underlay.errors import AddressInUse, InvalidConfig
+from underlay.errors import AddressInUse, InvalidConfig, UnderlayError
 from underlay.net import announce, conflict, link
 from underlay.net.undo import RestoreMac
 from underlay.plugins import chained, hwaddr, ip_stack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from underlay.net.link import Link
     from underlay.net.netns import Namespace
     from underlay.plugins.chained import Chained
-    from underlay.plugins.context import Context
+    from underlay.plugins.context import Call, Context
     from underlay.plugins.hijack import Hijack
+
+
+@contextmanager
+def faults_told(settings: Hijack, plugin: str, call: Call, ctx: Context) -> Iterator[None]:
+    """Faults inside go into the plugin's own log file too, where its configuration names one."""
+    try:
+        yield
+    except UnderlayError as error:
+        if settings.log is not None:
+            ctx.log(
+                "error", f"{plugin} failed", to=settings.log, container=call.container_id, nic=call.ifname,
+                error=error.message,
+            )  # fmt: skip
+        raise
 
 
 def find(pod: Namespace, nic: Chained) -> Link:

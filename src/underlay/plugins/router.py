@@ -70,6 +70,10 @@ class Router:
         nic = chained.find(call.conf.prev, self.name)
         if settings.skip:
             return call.conf.prev or Result()
+        with chained_nic.faults_told(settings, self.name, call, ctx):
+            return self._add(settings, nic, call, ctx)
+
+    def _add(self, settings: Hijack, nic: Chained, call: Call, ctx: Context) -> Result:
         found = chained_nic.find(ctx.sandbox(), nic)
         mac = chained_nic.set_mac(settings, nic, found, ctx)
         result = chained_nic.result(call.conf.prev, nic, found, mac)
