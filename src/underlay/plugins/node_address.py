@@ -48,7 +48,7 @@ def find(host: Namespace, pod_addresses: Sequence[str], families: Collection[int
         if way.type == _TYPE_LOCAL:
             raise AddressInUse(f"the pod's address {wanted} is the node's own")
         devices[wanted] = way.dev
-        if way.src and not _is_link_local(way.src):
+        if way.src and not _is_of_one_link(way.src):
             found[way.src] = None
             towards.setdefault(6 if ":" in way.src else 4, way.src)
     for each in _global(host, families):
@@ -70,5 +70,6 @@ def _global(host: Namespace, families: Collection[int]) -> list[str]:
     return [one.address.partition("/")[0] for one in listed if one.index in kept]
 
 
-def _is_link_local(text: str) -> bool:
-    return text.startswith(("fe8", "fe9", "fea", "feb"))
+def _is_of_one_link(text: str) -> bool:
+    """Link-local, or the loopback's, which the kernel takes for want of a better source (RFC 6724 section 5)."""
+    return text == "::1" or text.startswith(("fe8", "fe9", "fea", "feb", "127."))
