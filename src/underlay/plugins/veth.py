@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from underlay.cni.result import Interface, Result
-from underlay.errors import CheckFailed, InvalidConfig, LimitedConnectivity, UnderlayError
+from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, LimitedConnectivity, UnderlayError
 from underlay.net import link, neigh, replay, route
 from underlay.net.undo import DropLink, DropNeighbour, DropRoute
 from underlay.plugins import chained, chained_nic, hijack, ip_stack, migrate, nic_table, node_address, pod_view, wiring
@@ -90,7 +90,7 @@ class Veth:
         if settings.skip or settings.only_mac:
             return
         pod = ctx.sandbox()
-        pair = _existing(pod, ctx.host)
+        pair = _existing(call, ctx)
         if pair is None:
             raise CheckFailed(f"the pod has no {POD_END} any more")
         node = node_address.find(ctx.host, [chained.host_text(one) for one in nic.addresses], nic.families)
@@ -154,9 +154,14 @@ def _require_node_addresses(node: NodeAddresses, nic: Chained) -> None:
 
 def _pair(call: Call, ctx: Context) -> Pair:
     """The pod's pair, or the plan of a new one."""
-    existing = _existing(ctx.sandbox(), ctx.host)
+    existing = _existing(call, ctx)
     if existing is not None:
         return existing
+    if link.get(ctx.host.rtnl, host_name(call.container_id)) is not None:
+        raise InterfaceExists(
+            f"the node already has an interface {host_name(call.container_id)}, of another container",
+            hint="If no container uses it, delete it by ip link del.",
+        )
     return Pair(
         host_name=host_name(call.container_id),
         host_index=link.random_index(),
@@ -167,13 +172,14 @@ def _pair(call: Call, ctx: Context) -> Pair:
     )
 
 
-def _existing(pod: Namespace, host: Namespace) -> Pair | None:
+def _existing(call: Call, ctx: Context) -> Pair | None:
     """The pod's pair; None when it has none. Raises InvalidConfig where veth0 is something else."""
-    pod_end = link.get(pod.rtnl, POD_END)
+    pod_end = link.get(ctx.sandbox().rtnl, POD_END)
     if pod_end is None:
         return None
-    host_end = link.get_index(host.rtnl, pod_end.parent or 0) if pod_end.kind == "veth" else None
-    if host_end is None or host_end.kind != "veth" or host_end.parent != pod_end.index:
+    # by its name: indexes alone are small numbers, and those of another namespace's ends fit by chance
+    host_end = link.get(ctx.host.rtnl, host_name(call.container_id))
+    if host_end is None or (host_end.index, pod_end.index) != (pod_end.parent, host_end.parent):
         raise InvalidConfig(
             f"the pod's {POD_END} is not the end of a pair with this node",
             hint=f"Give the NIC that another plugin calls {POD_END} another name.",
