@@ -194,7 +194,9 @@ def _lay(settings: Hijack, nic: Chained, node: NodeAddresses, pair: Pair, ctx: C
     devices = {pair.host_name: pair.host_index, POD_END: pair.pod_index}
     if pair.made:
         in_pod = [*_neighbours(node, pair), *_routes(settings, nic, node, route.MAIN)]
-        ctx.undo.record(DropLink("pod", POD_END, mac=pair.pod_mac), *on_host, *in_pod)
+        # the node's end goes with the pod's, but not while somebody keeps a namespace alive that has lost its name
+        ends = (DropLink("host", pair.host_name, mac=pair.host_mac), DropLink("pod", POD_END, mac=pair.pod_mac))
+        ctx.undo.record(*ends, *on_host, *in_pod)
         wiring.lay(on_host, ctx.host, devices, before=[_creation(pair, pod)])
         wiring.lay(in_pod, pod, devices, before=[link.change(index=pair.pod_index, up=True)])
         return
