@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from underlay.cni.result import Result
 from underlay.errors import AddressInUse, InvalidConfig, UnderlayError
-from underlay.net import announce, conflict, link
+from underlay.net import addr, announce, conflict, link
 from underlay.net.undo import RestoreMac
 from underlay.plugins import chained, hwaddr, ip_stack
 
@@ -41,6 +41,15 @@ def find(pod: Namespace, nic: Chained) -> Link:
     if found is None:
         raise InvalidConfig(f'"prevResult.interfaces[{nic.position}]" {nic.name} is not in the pod')
     return found
+
+
+def present_addresses(call: Call, ctx: Context) -> list[str]:
+    """The global addresses that the NIC of the call has in the pod, without their lengths; none where it is gone."""
+    nic = link.get(ctx.pod.rtnl, call.ifname) if ctx.pod is not None else None
+    if ctx.pod is None or nic is None:
+        return []
+    listed = addr.dump(ctx.pod.rtnl, index=nic.index, scope=addr.SCOPE_GLOBAL)
+    return [one.address.partition("/")[0] for one in listed]
 
 
 def set_mac(hijack: Hijack, nic: Chained, found: Link, ctx: Context) -> str:

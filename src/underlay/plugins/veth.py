@@ -113,15 +113,15 @@ class Veth:
         host_end = link.get(ctx.host.rtnl, host_name(call.container_id))
         if host_end is None or host_end.kind != "veth":
             return
-        mine = _addresses(call)
+        mine = _addresses(call, ctx)
         entries = [one for one in neigh.dump(ctx.host.rtnl, index=host_end.index) if one.permanent]
         if not mine or all(one.address in mine for one in entries):
             link.delete_group(ctx.host.rtnl, [host_end.index])
-            return
-        gone: list[msgspec.Struct] = [
-            DropNeighbour("host", one.address, host_end.name, one.mac) for one in entries if one.address in mine
-        ]
-        replay.replay([*gone, *_host_routes(mine, host_end.name)], host=ctx.host, pod=None)
+        else:
+            gone: list[msgspec.Struct] = [
+                DropNeighbour("host", one.address, host_end.name, one.mac) for one in entries if one.address in mine
+            ]
+            replay.replay([*gone, *_host_routes(mine, host_end.name)], host=ctx.host, pod=None)
         if ctx.pod is not None:
             _leave_pod(mine, call.ifname, ctx.pod)
 
@@ -264,12 +264,12 @@ def _with_pair(result: Result, pair: Pair, call: Call) -> Result:
     return msgspec.structs.replace(result, interfaces=result.interfaces + ends)
 
 
-def _addresses(call: Call) -> list[str]:
-    """The NIC's addresses by prevResult, as far as that can be read."""
+def _addresses(call: Call, ctx: Context) -> list[str]:
+    """The NIC's addresses by prevResult, or, where that says nothing, by the pod."""
     try:
         return [chained.host_text(one) for one in chained.find(call.conf.prev, "veth").addresses]
     except UnderlayError:
-        return []
+        return chained_nic.present_addresses(call, ctx)
 
 
 def _leave_pod(addresses: Sequence[str], ifname: str, pod: Namespace) -> None:
