@@ -36,14 +36,17 @@ def wanted(setting: int, name: str, before: str, overlay: str = "") -> bool:
     return setting == hijack.MIGRATE_ALWAYS
 
 
+def rules(addresses: Iterable[str], table: int) -> list[DropRule]:
+    """From each of the addresses (CIDR of one host) to the table."""
+    return [DropRule("pod", 6 if ":" in one else 4, table, src=one, priority=wiring.FROM_ADDRESS) for one in addresses]
+
+
 def plan(view: PodView, name: str, table: int, addresses: Iterable[str]) -> Migration:
     """Move the NIC ``name``: rules from its ``addresses`` (CIDR of one host) to ``table``, its routes of main copied
     there, its default routes taken out of main. Routes the table has already are left alone.
     """
     migration = Migration()
-    for each in addresses:
-        family = 6 if ":" in each else 4
-        rule = DropRule("pod", family, table, src=each, priority=wiring.FROM_ADDRESS)
+    for rule in rules(addresses, table):
         migration.entries.append(rule)
         migration.messages += wiring.messages((rule,), {})
     for family in view.routes:

@@ -21,7 +21,7 @@ import msgspec
 from underlay.cni.result import Interface, Result
 from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, LimitedConnectivity, UnderlayError
 from underlay.net import link, neigh, replay, route
-from underlay.net.undo import DropLink, DropNeighbour, DropRoute
+from underlay.net.undo import DropLink, DropNeighbour, DropRoute, DropRule
 from underlay.plugins import chained, chained_nic, hijack, ip_stack, migrate, nic_table, node_address, pod_view, wiring
 from underlay.plugins.migrate import Migration
 
@@ -97,10 +97,10 @@ class Veth:
         lost = wiring.missing(_host_pieces(nic, pair), ctx.host, {pair.host_name: pair.host_index})
         if lost:
             raise CheckFailed(f"the node has lost {lost}")
-        view = pod_view.read(pod, nic.families)
+        devices = {POD_END: pair.pod_index}
         lost_by_table = [
-            wiring.missing(_routes(settings, nic, node, table), pod, {POD_END: pair.pod_index})
-            for table in (route.MAIN, *sorted(view.tables() - {route.MAIN}))
+            wiring.missing([*_neighbours(node, pair), *rules, *_routes(settings, nic, node, table)], pod, devices)
+            for table, rules in _tables(call, nic, pod)
         ]
         if all(lost_by_table):
             raise CheckFailed(f"the pod has lost {lost_by_table[0]}")
@@ -253,6 +253,32 @@ def _routes(settings: Hijack, nic: Chained, node: NodeAddresses, table: int) -> 
         for one in (*settings.cluster, *settings.additional)
         if one.family in nic.families and one.family in node.towards
     ]
+
+
+def _tables(call: Call, nic: Chained, pod: Namespace) -> list[tuple[int, list[DropRule]]]:
+    """For CHECK: the tables that may hold the NIC's paths, with the rules that belong to each. At least one.
+
+    It is main's for the NIC that came with the pair, and then the one that the NIC's own routes were moved to; those of
+    a NIC that kept its routes in main may lie in any other.
+    """
+    prev = call.conf.prev or Result()
+    if any(one.name == POD_END and one.sandbox for one in prev.interfaces):
+        return [(route.MAIN, [])]
+    view = pod_view.read(pod, nic.families)
+    sources = [chained.as_destination(chained.host_text(one)) for one in nic.addresses]
+    index = view.links[nic.name].index if nic.name in view.links else 0
+    moved = {one.table for family in nic.families for one in view.ours(family) if one.src in sources}
+    moved |= {
+        one.table
+        for routes in view.routes.values()
+        for one in routes
+        if one.dev == index and one.protocol == route.PROTOCOL and one.table != route.MAIN
+    }
+    moved -= {one.table for one in prev.routes}
+    if moved:
+        return [(table, migrate.rules(sources, table)) for table in sorted(moved)]
+    others = sorted(view.tables() - {route.MAIN}) or [nic_table.of_name(nic.name) or nic_table.FIRST]
+    return [(table, []) for table in others]
 
 
 def _with_pair(result: Result, pair: Pair, call: Call) -> Result:
