@@ -200,7 +200,9 @@ def _lay(settings: Hijack, nic: Chained, node: NodeAddresses, pair: Pair, ctx: C
         wiring.lay(on_host, ctx.host, devices, before=[_creation(pair, pod)])
         wiring.lay(in_pod, pod, devices, before=[link.change(index=pair.pod_index, up=True)])
         return
-    in_pod, migration = _further(settings, nic, node, pod)
+    routes, migration = _further(settings, nic, node, pod)
+    known = {one.address for one in neigh.dump(pod.rtnl, index=pair.pod_index) if one.permanent}
+    in_pod = [*(one for one in _neighbours(node, pair) if one.dst not in known), *routes]  # of a family new to the pod
     ctx.undo.record(*on_host, *in_pod, *migration.entries)
     wiring.lay(on_host, ctx.host, devices)
     pod.rtnl.batch([*wiring.messages(in_pod, devices), *migration.messages])
