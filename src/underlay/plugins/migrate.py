@@ -41,15 +41,15 @@ def rules(addresses: Iterable[str], table: int) -> list[DropRule]:
     return [DropRule("pod", 6 if ":" in one else 4, table, src=one, priority=wiring.FROM_ADDRESS) for one in addresses]
 
 
-def plan(view: PodView, name: str, table: int, addresses: Iterable[str]) -> Migration:
+def plan(view: PodView, name: str, table: int, addresses: Iterable[str], families: Iterable[int] = (4, 6)) -> Migration:
     """Move the NIC ``name``: rules from its ``addresses`` (CIDR of one host) to ``table``, its routes of main copied
-    there, its default routes taken out of main. Routes the table has already are left alone.
+    there, its default routes taken out of main.
     """
     migration = Migration()
     for rule in rules(addresses, table):
         migration.entries.append(rule)
         migration.messages += wiring.messages((rule,), {})
-    for family in view.routes:
+    for family in view.routes.keys() & families:
         for one in view.main(family, view.links[name].index):
             if one.type == route.TYPE_UNICAST and one.dst != _LINK_LOCAL:
                 _copy(migration, one, name, table)

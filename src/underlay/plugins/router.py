@@ -18,6 +18,8 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from underlay.cni import address
 from underlay.cni.result import Result
 from underlay.errors import CheckFailed, InvalidConfig, NotAvailable
@@ -28,7 +30,7 @@ from underlay.plugins.migrate import Migration
 from underlay.plugins.router_leaving import leave
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from underlay.net.link import Link
     from underlay.net.netns import Namespace
@@ -45,17 +47,17 @@ class Site:
     """Where a call finds itself.
 
     ``overlay`` is the cluster network's NIC in the pod, ``host_end`` its end on the node (None for ``sriov``, which
-    needs none); ``previous`` names the NIC whose routes give way, ``table`` is theirs from now on; ``first``: no
-    underlay NIC of the pod has had its cluster rules made yet.
+    needs none); ``previous`` names, by family, the NIC whose routes give way, ``table`` is theirs from now on;
+    ``first`` holds the families in which no underlay NIC of the pod has had its ways made yet.
     """
 
     view: PodView
     overlay: Link
     host_end: Link | None
     node: NodeAddresses
-    previous: str
+    previous: Mapping[int, str]
     table: int
-    first: bool
+    first: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +135,27 @@ def _survey(settings: Hijack, nic: Chained, ctx: Context) -> Site:
     own = [chained.host_text(one) for one in nic.addresses]
     node = node_address.find(ctx.host, [*own, *overlay_addresses], nic.families)
     host_end = None if settings.sriov else _host_end(overlay, overlay_addresses, node, ctx.host)
-    cluster = {str(one) for one in settings.cluster}
-    first = not any(one.dst in cluster for family in nic.families for one in view.ours(family))
+    first = frozenset(family for family in nic.families if not _is_begun(family, settings, view, overlay, node))
+    before = _previous(view, nic, overlay.name)
     return Site(
         view=view,
         overlay=overlay,
         host_end=host_end,
         node=node,
-        previous=overlay.name if first else _previous(view, nic, overlay.name),
+        previous={family: overlay.name if family in first else before for family in nic.families},
         table=nic_table.choose(nic.name, view.tables()),
         first=first,
+    )
+
+
+def _is_begun(family: int, settings: Hijack, view: PodView, overlay: Link, node: NodeAddresses) -> bool:
+    """Whether an earlier NIC has brought the cluster's rules of the family, or routes by way of the overlay NIC."""
+    cluster = {str(one) for one in settings.cluster}
+    to_node = {chained.as_destination(one) for one in node.addresses}
+    return any(one.dst in cluster for one in view.ours(family)) or any(
+        one.protocol == route.PROTOCOL and (one.table != route.MAIN or one.dst in to_node)
+        for one in view.routes[family]
+        if one.dev == overlay.index
     )
 
 
@@ -209,52 +222,72 @@ def _host_rules(settings: Hijack, on_host: Sequence[Piece]) -> list[DropIdleRule
 
 
 def _in_pod(settings: Hijack, nic: Chained, site: Site) -> tuple[list[Piece], Migration]:
-    pieces: list[Piece] = [*_to_node(site), *_rules(settings, nic, site)]
-    if not migrate.wanted(settings.migrate, nic.name, site.previous, site.overlay.name):
-        return pieces, Migration()
-    addresses = [
-        chained.as_destination(one.partition("/")[0])
-        for family in nic.families
-        for one in site.view.of_family(site.previous, family)
+    migration = Migration()
+    pieces: list[Piece] = []
+    for family in nic.families:
+        previous = site.previous[family]
+        pieces += _to_node(site, family)
+        if not migrate.wanted(settings.migrate, nic.name, previous, site.overlay.name):
+            continue
+        if family in site.first:  # the routes to the node are about to be made, so the plan cannot see them
+            pieces += [replace(one, table=site.table) for one in _new_routes(site, family, route.MAIN)]
+        addresses = [chained.as_destination(one.partition("/")[0]) for one in site.view.of_family(previous, family)]
+        moved = migrate.plan(site.view, previous, site.table, addresses, (family,))
+        migration.entries += moved.entries
+        migration.messages += moved.messages
+    copied = {one.dst for one in migration.entries if isinstance(one, DropRoute)}
+    pieces = [
+        one for one in pieces if not (isinstance(one, DropRoute) and one.table == site.table and one.dst in copied)
     ]
-    migration = migrate.plan(site.view, site.previous, site.table, addresses)
-    if site.first:  # the routes to the node are about to be made, so the plan could not see them
-        pieces += [DropRoute("pod", one.dst, site.table, one.dev) for one in _new_routes(site, route.MAIN)]
-    return pieces, migration
+    return [*pieces, *_rules(settings, nic, site)], migration
 
 
-def _to_node(site: Site) -> list[Piece]:
-    """The node's addresses by way of the overlay NIC."""
+def _to_node(site: Site, family: int) -> list[Piece]:
+    """The node's addresses of one family by way of the overlay NIC."""
     if site.host_end is None:
         return []
-    if not site.first:
-        return list(_new_routes(site, site.table))
-    neighbours = [DropNeighbour("pod", one, site.overlay.name, site.host_end.mac) for one in site.node.addresses]
-    return [*neighbours, *_new_routes(site, route.MAIN)]
+    if family not in site.first:
+        return list(_new_routes(site, family, site.table))
+    return [*_neighbours(site, family), *_new_routes(site, family, route.MAIN)]
 
 
-def _new_routes(site: Site, table: int) -> list[DropRoute]:
+def _neighbours(site: Site, family: int) -> list[DropNeighbour]:
+    if site.host_end is None:
+        return []
+    return [
+        DropNeighbour("pod", one, site.overlay.name, site.host_end.mac)
+        for one in _of_family(site.node.addresses, family)
+    ]
+
+
+def _new_routes(site: Site, family: int, table: int) -> list[DropRoute]:
     """Routes to the node's addresses that the pod does not have already, from its cluster network."""
     if site.host_end is None:
         return []
-    there = {(one.dst, one.table) for routes in site.view.routes.values() for one in routes}
-    wanted = (chained.as_destination(one) for one in site.node.addresses)
+    there = {(one.dst, one.table) for one in site.view.routes[family]}
+    wanted = (chained.as_destination(one) for one in _of_family(site.node.addresses, family))
     return [DropRoute("pod", one, table, site.overlay.name) for one in wanted if (one, table) not in there]
 
 
 def _rules(settings: Hijack, nic: Chained, site: Site) -> list[DropRule]:
-    """The first NIC brings the rules to the cluster's subnets, a further one those to its predecessor's subnets."""
-    subnets = [str(one) for one in _of_families(settings.additional, nic)]
-    if site.first:
-        subnets = [str(one) for one in _of_families(settings.cluster, nic)] + subnets
-        own = []
-    else:
-        own = [one for family in nic.families for one in site.view.of_family(site.previous, family)]
+    """The first NIC of a family brings the rules to the cluster's subnets, a further one those to its predecessor's."""
+    to_cluster = [one for one in settings.cluster if one.family in site.first]
+    to_cluster += _of_families(settings.additional, nic)
+    own = [
+        one
+        for family in nic.families
+        if family not in site.first
+        for one in site.view.of_family(site.previous[family], family)
+    ]
     return [
         DropRule("pod", 6 if ":" in one else 4, site.table, dst=one, priority=priority)
-        for priority, texts in ((wiring.TO_CLUSTER, subnets), (wiring.TO_SUBNET, own))
+        for priority, texts in ((wiring.TO_CLUSTER, map(str, to_cluster)), (wiring.TO_SUBNET, own))
         for one in texts
     ]
+
+
+def _of_family(addresses: Sequence[str], family: int) -> list[str]:
+    return [one for one in addresses if (":" in one) == (family == 6)]
 
 
 def _of_families(subnets: Sequence[address.Prefix], nic: Chained) -> list[address.Prefix]:
