@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from underlay.cni import config
 from underlay.errors import UnderlayError
 from underlay.net import neigh, replay, route
+from underlay.net.netlink import NLM_F_CREATE
 from underlay.net.undo import DropIdleRule
-from underlay.plugins import chained, hijack, nic_table, pod_view, wiring
+from underlay.plugins import chained, chained_nic, nic_table, pod_view, wiring
 
 if TYPE_CHECKING:
-    import msgspec
-
     from underlay.net.netlink import Message
     from underlay.net.netns import Namespace
     from underlay.plugins.context import Call, Context
@@ -20,14 +22,20 @@ if TYPE_CHECKING:
 _DEFAULT_HOST_TABLE = 500
 
 
+class _Table(msgspec.Struct, frozen=True):
+    """The one key that counts here: the others may be wrong."""
+
+    host_rule_table: int | None = None
+
+
 def leave(call: Call, ctx: Context) -> None:
     """Remove what is ours and belongs to the NIC; what cannot be read or is gone already is no fault."""
     try:
         addresses = {chained.host_text(one) for one in chained.find(call.conf.prev, "router").addresses}
     except UnderlayError:
-        addresses = set()
+        addresses = set(chained_nic.present_addresses(call, ctx))
     try:
-        table = hijack.parse(call.conf, "router").host_table
+        table = config.decode(call.conf.raw, _Table).host_rule_table or _DEFAULT_HOST_TABLE
     except UnderlayError:
         table = _DEFAULT_HOST_TABLE
     _leave_host(addresses, table, ctx.host)
@@ -43,7 +51,13 @@ def _leave_host(addresses: set[str], table: int, host: Namespace) -> None:
     ]
     devices = {one.dev for one in routes}
     entries = [
-        one for one in neigh.dump(host.rtnl) if one.permanent and one.index in devices and one.address in addresses
+        one
+        for one in neigh.dump(host.rtnl)
+        if one.permanent
+        and one.address in addresses
+        and (
+            one.index in devices or one.protocol == route.PROTOCOL
+        )  # there is no route to a subnet that is not the node's
     ]
     host.rtnl.batch(
         [*map(route.remove, routes), *(neigh.delete(one.index, one.address) for one in entries)],
@@ -70,6 +84,7 @@ def _emptying(view: PodView, table: int) -> list[Message]:
             if one.table != table or one.protocol != route.PROTOCOL:
                 continue
             if one.is_default:
-                messages.append(route.copy(one, table=route.MAIN))
+                back = route.copy(one, table=route.MAIN)
+                messages.append(msgspec.structs.replace(back, flags=NLM_F_CREATE))  # beside that of the NIC that leaves
             messages.append(route.remove(one))
     return messages
