@@ -97,12 +97,14 @@ class Router:
             return
         pod = ctx.sandbox()
         site = _survey(settings, nic, ctx)
-        lost = wiring.missing(_on_host(settings, nic, site), ctx.host, _host_devices(site))
+        on_host = _on_host(settings, nic, site)
+        shared = [DropRule("host", one.family, one.table) for one in _host_rules(settings, on_host)]
+        lost = wiring.missing([*on_host, *shared], ctx.host, _host_devices(site))
         if lost:
             raise CheckFailed(f"the node has lost {lost}")
-        for subnet in _of_families((*settings.cluster, *settings.additional), nic):
-            if all(one.dst != str(subnet) for one in site.view.ours(subnet.family)):
-                raise CheckFailed(f"the pod has lost the rule to {subnet}")
+        lost = _lost_in_pod(settings, nic, site, pod)
+        if lost:
+            raise CheckFailed(f"the pod has lost {lost}")
         other = ip_stack.differing_rp_filter(pod, settings.rp_filter.value)
         if other:
             raise CheckFailed(f"rp_filter of {', '.join(other)} in the pod is not {settings.rp_filter.value}")
@@ -284,6 +286,32 @@ def _rules(settings: Hijack, nic: Chained, site: Site) -> list[DropRule]:
         for priority, texts in ((wiring.TO_CLUSTER, map(str, to_cluster)), (wiring.TO_SUBNET, own))
         for one in texts
     ]
+
+
+def _lost_in_pod(settings: Hijack, nic: Chained, site: Site, pod: Namespace) -> str:
+    """For CHECK: the first of the pod's ways to the node and the cluster that is missing, in words; "" for none."""
+    view = site.view
+    neighbours = [one for family in nic.families for one in _neighbours(site, family)]
+    lost = wiring.missing(neighbours, pod, {site.overlay.name: site.overlay.index})
+    if lost:
+        return lost
+    present = {one.dst for routes in view.routes.values() for one in routes}
+    for wanted in (chained.as_destination(one.dst) for one in neighbours):
+        if wanted not in present:
+            return f"the route to {wanted} by {site.overlay.name}"
+    subnets = _of_families((*settings.cluster, *settings.additional), nic)
+    for subnet in subnets:
+        if all(one.dst != str(subnet) for one in view.ours(subnet.family)):
+            return f"the rule to {subnet}"
+    # where the overlay's routes were moved, the rules above lead to them: the kernel itself is asked where to
+    sources = {chained.as_destination(one.partition("/")[0]) for one in view.addresses.get(site.overlay.name, ())}
+    moved = {family for family in nic.families if any(one.src in sources for one in view.ours(family))}
+    led = [one for one in subnets if one.family in moved]
+    ways = route.lookups(pod.rtnl, [address.text(one.family, one.network) for one in led])
+    for subnet, way in zip(led, ways, strict=True):
+        if way is None or way.dev != site.overlay.index:
+            return f"the route to {subnet} by {site.overlay.name}"
+    return ""
 
 
 def _of_family(addresses: Sequence[str], family: int) -> list[str]:

@@ -67,7 +67,7 @@ def missing(pieces: Sequence[Piece], ns: Namespace, devices: Mapping[str, int]) 
                 return f"the route to {piece.dst} in table {piece.table} by {piece.dev}"
         elif isinstance(piece, DropRule):
             rules = _rules(ns) if rules is None else rules
-            if (piece.src, piece.dst, piece.table) not in rules:
+            if (piece.family, piece.src, piece.dst, piece.table) not in rules:
                 return f"the rule from {piece.src or 'all'} to {piece.dst or 'all'} lookup {piece.table}"
         else:
             neighbours = _neighbours(ns) if neighbours is None else neighbours
@@ -84,8 +84,8 @@ def _routes(ns: Namespace) -> set[tuple[str, int, int, str]]:
     }
 
 
-def _rules(ns: Namespace) -> set[tuple[str, str, int]]:
-    return {(one.src, one.dst, one.table) for family in (4, 6) for one in rule.dump(ns.rtnl, family)}
+def _rules(ns: Namespace) -> set[tuple[int, str, str, int]]:
+    return {(family, one.src, one.dst, one.table) for family in (4, 6) for one in rule.dump(ns.rtnl, family)}
 
 
 def _neighbours(ns: Namespace) -> set[tuple[int, str, str]]:
