@@ -1,4 +1,4 @@
-"""veth: every key, the pair's life over several NICs, what CHECK notices, what DEL takes away with and without a ledger."""
+"""veth: every key, the pair's life over several NICs, what CHECK notices, what DEL takes away without a ledger too."""
 
 from __future__ import annotations
 
@@ -228,17 +228,17 @@ DEVIATIONS: dict[str, tuple[str, list[str], str]] = {
     "the pair is gone": ("pod", ["link del veth0"], "no veth0"),
     "its end is down": ("pod", ["link set veth0 down"], "lost"),
     "the node's end is down": ("node", [f"link set {HOST_END} down"], "lost"),
-    "the node's route": ("node", ["route del 172.18.7.5/32"], "the node has lost the route to 172.18.7.5/32"),
-    "the node's IPv6 route": ("node", ["route del fd00:18::7:5/128"], "the node has lost the route to fd00:18::7:5/128"),
-    "the node's neighbour": ("node", [f"neigh del 172.18.7.5 dev {HOST_END}"], "the node has lost the neighbour 172.18.7.5"),
+    "the node's route": ("node", ["route del 172.18.7.5/32"], "node has lost the route to 172.18.7.5/32"),
+    "the node's IPv6 route": ("node", ["route del fd00:18::7:5/128"], "node has lost the route to fd00:18::7:5/128"),
+    "the node's neighbour": ("node", [f"neigh del 172.18.7.5 dev {HOST_END}"], "lost the neighbour 172.18.7.5"),
     "another neighbour": (
-        "node", [f"neigh replace 172.18.7.5 lladdr 02:00:00:00:00:09 dev {HOST_END}"], "the node has lost the neighbour"
+        "node", [f"neigh replace 172.18.7.5 lladdr 02:00:00:00:00:09 dev {HOST_END}"], "node has lost the neighbour"
     ),
-    "the pod's neighbour": ("pod", ["neigh del 172.18.0.11 dev veth0"], "the pod has lost the neighbour 172.18.0.11"),
-    "the pod's route to the node": ("pod", ["route del 172.18.0.11/32"], "the pod has lost the route to 172.18.0.11/32"),
-    "a hijack route": ("pod", ["route del 10.96.0.0/16"], "the pod has lost the route to 10.96.0.0/16"),
-    "an IPv6 hijack route": ("pod", ["route del fd00:96::/108"], "the pod has lost the route to fd00:96::/108"),
-    "a hijack route's way": ("pod", ["route replace 10.96.0.0/16 via 172.18.0.1"], "the pod has lost the route to 10.96"),
+    "the pod's neighbour": ("pod", ["neigh del 172.18.0.11 dev veth0"], "pod has lost the neighbour 172.18.0.11"),
+    "the pod's route to the node": ("pod", ["route del 172.18.0.11/32"], "pod has lost the route to 172.18.0.11/32"),
+    "a hijack route": ("pod", ["route del 10.96.0.0/16"], "pod has lost the route to 10.96.0.0/16"),
+    "an IPv6 hijack route": ("pod", ["route del fd00:96::/108"], "pod has lost the route to fd00:96::/108"),
+    "a hijack route's way": ("pod", ["route replace 10.96.0.0/16 via 172.18.0.1"], "pod has lost the route to 10.96"),
 }  # fmt: skip
 
 
