@@ -24,7 +24,7 @@ from underlay.net import frames, packet
 from underlay.net.netlink import pack_address, pack_mac, unpack_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from underlay.net.netns import Namespace
 
@@ -75,11 +75,13 @@ def probe(
     interval: float,
     retries: int,
     deadline: float | None = None,
+    others: Iterable[str] = (),
 ) -> Conflict | None:
     """Ask ``retries`` times (at least once), ``interval`` seconds apart, who has one of ``addresses``; None: nobody.
 
     Prefix lengths are ignored. Returns at the first answer; takes retries x interval seconds when the addresses are
-    free. Frames from ``mac``, the link's own, are no answers. The link ``index`` has to be up. Raises
+    free. Frames from ``mac``, the link's own, and from ``others``, of further links of this host, are no answers: the
+    kernel answers on any of its links for the address of any other (arp_ignore 0). The link ``index`` has to be up. Raises
     DeadlineExceeded when ``deadline`` (time.monotonic) comes first, KernelError, ValueError.
     """
     if not addresses:
@@ -91,8 +93,9 @@ def probe(
     try:
         _open(asked, ns, index, own, packed)
         _join(asked, index, packed)
+        ours = frozenset(map(pack_mac, others)) | {own}
         return _ask(
-            asked, own, frozenset(address for _, address in packed), _Schedule(interval, retries, deadline, what)
+            asked, ours, frozenset(address for _, address in packed), _Schedule(interval, retries, deadline, what)
         )
     except OSError as error:
         raise KernelError(what, error.errno or errno.EIO) from error
@@ -153,7 +156,9 @@ class _Schedule:
         return min(until, self.deadline) - now
 
 
-def _ask(asked: Sequence[_Asked], own: bytes, wanted: frozenset[bytes], schedule: _Schedule) -> Conflict | None:
+def _ask(
+    asked: Sequence[_Asked], ours: frozenset[bytes], wanted: frozenset[bytes], schedule: _Schedule
+) -> Conflict | None:
     poll = select.poll()
     by_fd = {each.sock.fileno(): each for each in asked}
     for fd in by_fd:
@@ -164,14 +169,14 @@ def _ask(asked: Sequence[_Asked], own: bytes, wanted: frozenset[bytes], schedule
                 each.sock.send(frame)
         round_ends = time.monotonic() + schedule.interval
         while (left := schedule.left(round_ends)) > 0:
-            answers = (_answer(by_fd[fd], own, wanted) for fd, _ in poll.poll(left * 1000))
+            answers = (_answer(by_fd[fd], ours, wanted) for fd, _ in poll.poll(left * 1000))
             found = next((answer for answer in answers if answer is not None), None)
             if found is not None:
                 return found
     return None
 
 
-def _answer(asked: _Asked, own: bytes, wanted: frozenset[bytes]) -> Conflict | None:
+def _answer(asked: _Asked, ours: frozenset[bytes], wanted: frozenset[bytes]) -> Conflict | None:
     """The first conflict in the frames that have arrived."""
     for _ in range(_FRAMES_AT_ONCE):
         try:
@@ -179,6 +184,6 @@ def _answer(asked: _Asked, own: bytes, wanted: frozenset[bytes]) -> Conflict | N
         except BlockingIOError:
             return None
         claim = asked.claim(frame)
-        if claim is not None and claim.address in wanted and claim.mac != own:
+        if claim is not None and claim.address in wanted and claim.mac not in ours:
             return Conflict(unpack_address(claim.address), claim.mac.hex(":"))
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from underlay.cni.result import Result
 from underlay.errors import AddressInUse, InvalidConfig, UnderlayError
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from underlay.plugins.chained import Chained
     from underlay.plugins.context import Call, Context
     from underlay.plugins.hijack import Hijack
+
+
+_MAC_LENGTH: Final = len("02:00:00:00:00:00")  # a tunnel's link-layer address is of another
 
 
 @contextmanager
@@ -73,14 +76,16 @@ def refuse_conflicts(hijack: Hijack, nic: Chained, index: int, mac: str, ctx: Co
     """Raise AddressInUse where another host on the wire answers for one of the NIC's addresses."""
     if hijack.probing is None:
         return
+    pod = ctx.sandbox()
     found = conflict.probe(
-        ctx.sandbox(),
+        pod,
         index,
         mac,
         [chained.host_text(one) for one in nic.addresses],
         interval=hijack.probing.interval,
         retries=hijack.probing.retries,
         deadline=ctx.deadline,
+        others=[one.mac for one in link.dump(pod.rtnl) if len(one.mac) == _MAC_LENGTH],
     )
     if found is not None:
         raise AddressInUse(f"the address {found.address} of {nic.name} is in use by {found.mac}")
