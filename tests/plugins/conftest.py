@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ CONTAINER = "c0ffee0123456789"
 PATH = "/usr/lib/cni"
 ETH_P_ALL = 3
 SECONDS = 60.0
-LAN = {"v4": ("172.18.7.5/16", "172.18.0.1", "0.0.0.0/0"), "v6": ("fd00:18::7:5/64", "fd00:18::1", "::/0")}
 
 
 def soon() -> float:
@@ -212,6 +210,13 @@ class Tap:
                     found[number] = frame
         return [found[number] for number in range(len(wanted))]
 
+    def until_the(self, last: Callable[[bytes], bool]) -> list[bytes]:
+        """Every frame up to the first of a kind."""
+        frames = [self._sock.recv(2048)]
+        while not last(frames[-1]):
+            frames.append(self._sock.recv(2048))
+        return frames
+
     def close(self) -> None:
         self._sock.close()
 
@@ -222,10 +227,3 @@ def wire(lan: Netns, uplink: Netns) -> Iterator[Tap]:
     tap = Tap(lan, "br0")
     yield tap
     tap.close()
-
-
-def in_thread(work: Callable[[], object]) -> threading.Thread:
-    """Started; to be joined by the caller."""
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread

@@ -56,20 +56,21 @@ def present_addresses(call: Call, ctx: Context) -> list[str]:
 
 
 def set_mac(hijack: Hijack, nic: Chained, found: Link, ctx: Context) -> str:
-    """Give the NIC the address that ``mac_prefix`` and its first IP address make; returns its hardware address.
-
-    The wire is told: neighbours may have learnt the old one.
-    """
+    """Give the NIC the address that ``mac_prefix`` and its first IP address make; returns its hardware address."""
     if not hijack.mac_prefix or not nic.addresses:
         return found.mac
     wanted = hwaddr.from_number(hijack.mac_prefix, nic.addresses[0].value)
     if wanted == found.mac:
         return wanted
-    pod = ctx.sandbox()
     ctx.undo.record(RestoreMac("pod", nic.name, found.mac, wanted))
-    pod.rtnl.batch((link.change(index=found.index, mac=wanted),))
-    announce.announce(pod, found.index, wanted, [chained.host_text(one) for one in nic.addresses])
+    ctx.sandbox().rtnl.batch((link.change(index=found.index, mac=wanted),))
     return wanted
+
+
+def tell_mac(nic: Chained, found: Link, mac: str, ctx: Context) -> None:
+    """Tell the wire of a new hardware address, once the addresses are known to be free: it may have learnt the old."""
+    if mac != found.mac:
+        announce.announce(ctx.sandbox(), found.index, mac, [chained.host_text(one) for one in nic.addresses])
 
 
 def refuse_conflicts(hijack: Hijack, nic: Chained, index: int, mac: str, ctx: Context) -> None:

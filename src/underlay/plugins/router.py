@@ -80,10 +80,12 @@ class Router:
         mac = chained_nic.set_mac(settings, nic, found, ctx)
         result = chained_nic.result(call.conf.prev, nic, found, mac)
         if settings.only_mac:
+            chained_nic.tell_mac(nic, found, mac, ctx)
             return result
         chained.require_addresses(nic, self.name)
         site = _survey(settings, nic, ctx)
         chained_nic.refuse_conflicts(settings, nic, found.index, mac, ctx)
+        chained_nic.tell_mac(nic, found, mac, ctx)
         chained_nic.set_sysctls(settings, nic, ctx)
         _lay(settings, nic, site, ctx)
         ctx.log("debug", "router added", to=settings.log, container=call.container_id, nic=nic.name, table=site.table)

@@ -72,9 +72,11 @@ class Veth:
         mac = chained_nic.set_mac(settings, nic, found, ctx)
         result = chained_nic.result(call.conf.prev, nic, found, mac)
         if settings.only_mac:
+            chained_nic.tell_mac(nic, found, mac, ctx)
             return result
         chained.require_addresses(nic, self.name)
         chained_nic.refuse_conflicts(settings, nic, found.index, mac, ctx)
+        chained_nic.tell_mac(nic, found, mac, ctx)
         node = node_address.find(ctx.host, [chained.host_text(one) for one in nic.addresses], nic.families)
         _require_node_addresses(node, nic)
         chained_nic.set_sysctls(settings, nic, ctx)
