@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import Netns, State
 
+    from underlay.cni.result import Result
+
 Conf = dict[str, Any]
 CONTAINER = "c0ffee0123456789"
 PATH = "/usr/lib/cni"
@@ -136,6 +138,10 @@ class Node:
         for conf in chain:
             results.append(self.plainly("ADD", conf["type"], pod.path, ifname, conf, results[-1] if results else None))
         return results
+
+    def result_of(self, printed: Conf) -> Result:
+        """A printed result of 1.0.0 as the program's own value."""
+        return versions.decode(json.dumps(printed).encode(), "1.0.0")
 
     def _sandbox(self, pod: Netns | str, container: str, args: str = "") -> Sandbox:
         netns = pod if isinstance(pod, str) else pod.path

@@ -80,8 +80,8 @@ def probe(
     """Ask ``retries`` times (at least once), ``interval`` seconds apart, who has one of ``addresses``; None: nobody.
 
     Prefix lengths are ignored. Returns at the first answer; takes retries x interval seconds when the addresses are
-    free. Frames from ``mac``, the link's own, and from ``others``, of further links of this host, are no answers: the
-    kernel answers on any of its links for the address of any other (arp_ignore 0). The link ``index`` has to be up. Raises
+    free. Frames from ``mac``, the link's own, are no answers, nor are those from ``others``, of further links of this
+    host: the kernel answers on each for the addresses of all (arp_ignore 0). The link ``index`` has to be up. Raises
     DeadlineExceeded when ``deadline`` (time.monotonic) comes first, KernelError, ValueError.
     """
     if not addresses:
