@@ -69,6 +69,7 @@ VETH_INFO_PEER = 1
 _RTEXT_FILTER_VF = 1 << 0
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 _IFNAMSIZ = 16
+_ALTIFNAMSIZ = 128
 
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 _MACVLAN_MODE_NAMES = {value: name for name, value in MACVLAN_MODES.items()} | {16: "source"}
@@ -149,13 +150,15 @@ def _number(told: dict[int, bytes], kind: int) -> int | None:
 
 def get_message(name: str, *, vfs: bool = False) -> Message:
     """The get of one link by its name, or alternative name; for :meth:`Rtnl.requests`."""
-    named = attribute_text(IFLA_IFNAME if len(name) < _IFNAMSIZ else IFLA_ALT_IFNAME, name)
+    named = attribute_text(IFLA_IFNAME if len(name.encode()) < _IFNAMSIZ else IFLA_ALT_IFNAME, name)
     return Message(RTM_GETLINK, 0, _ANY + named + (_WITH_VFS if vfs else _NO_STATS), f"find link {name}")
 
 
 def get(rtnl: Rtnl, name: str, *, vfs: bool = False) -> Link | None:
     """The link of that name or alternative name, None when there is none. Raises KernelError."""
-    return _one(rtnl, get_message(name, vfs=vfs)) if name else None
+    if not name or "\0" in name or len(name.encode()) >= _ALTIFNAMSIZ:  # no link can have it, and the kernel is rude
+        return None
+    return _one(rtnl, get_message(name, vfs=vfs))
 
 
 def get_index(rtnl: Rtnl, index: int, *, vfs: bool = False) -> Link | None:
