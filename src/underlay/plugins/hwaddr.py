@@ -16,10 +16,10 @@ _PREFIX: Final = re.compile(r"([0-9a-f]{2})[:-]([0-9a-f]{2})", re.IGNORECASE | r
 def parse(text: str) -> str:
     """The address as "02:00:00:00:00:09"; raises ValueError for what is no unicast EUI-48 address."""
     if not _FORMS.fullmatch(text):
-        raise ValueError(f"{text!r} is no hardware address such as 02:00:00:00:00:09")
+        raise ValueError(f"{text[:60]!r} is no hardware address such as 02:00:00:00:00:09")
     digits = re.sub("[^0-9a-f]", "", text.lower())
     if int(digits[:2], 16) & 1 or not int(digits, 16):
-        raise ValueError(f"{text!r} is no unicast hardware address")
+        raise ValueError(f"{text[:60]!r} is no unicast hardware address")
     return _colons(digits)
 
 
@@ -27,9 +27,9 @@ def parse_prefix(text: str) -> str:
     """Two octets, "0a:1b" or "0A-1b", as "0a:1b"; raises ValueError."""
     octets = _PREFIX.fullmatch(text)
     if octets is None:
-        raise ValueError(f"{text!r} is not two hexadecimal octets such as 0a:1b")
+        raise ValueError(f"{text[:60]!r} is not two hexadecimal octets such as 0a:1b")
     if int(octets[1], 16) & 1:
-        raise ValueError(f"{text!r} begins a multicast address: its first octet must be even")
+        raise ValueError(f"{text[:60]!r} begins a multicast address: its first octet must be even")
     return f"{octets[1]}:{octets[2]}".lower()
 
 

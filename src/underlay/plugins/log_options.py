@@ -45,7 +45,7 @@ def parse(keys: Keys | None, plugin: str) -> LogOptions:
         return default
     file = keys.log_file or default.file
     if not file.startswith("/") or "\0" in file:
-        raise InvalidConfig(f'"log_options.log_file" {file!r} is no absolute path')
+        raise InvalidConfig(f'"log_options.log_file" {file[:60]!r} is no absolute path')
     return LogOptions(
         file=file,
         level=_level(keys.log_level or default.level),
@@ -58,7 +58,7 @@ def parse(keys: Keys | None, plugin: str) -> LogOptions:
 def _level(name: str) -> str:
     level = _LEVELS.get(name.lower())
     if level is None:
-        raise InvalidConfig(f'"log_options.log_level" {name!r} is none of debug, info, warn, error')
+        raise InvalidConfig(f'"log_options.log_level" {name[:60]!r} is none of debug, info, warn, error')
     return level
 
 
