@@ -32,7 +32,7 @@ from underlay.delegate.engine import Engine
 from underlay.delegate.exec import Executor
 from underlay.delegate.ledger import Ledger
 from underlay.delegate.reclaim import Reclaimer
-from underlay.errors import StateUnwritable
+from underlay.errors import StateUnwritable, UnderlayError
 from underlay.kube.device_info import DeviceInfo
 from underlay.kube.manifests import Manifests
 from underlay.kube.pod_resources import PodResources
@@ -55,8 +55,9 @@ def run(settings: Settings) -> int:
     _tune()
     logs = Logs(settings.log)
     private_directory(settings.run_dir)
-    locks = [Lock(settings.run_dir), *_state_lock(settings, logs)]
-    daemon = Daemon(settings, logs)
+    run_lock = Lock(settings.run_dir)
+    locks = [run_lock, *_state_lock(settings, logs)]
+    daemon = Daemon(settings, logs, run_lock)
     signals = _Signals()
     daemon.start()
     logs("info", "ready", run_dir=settings.run_dir, version=__version__, ms=round(_process_age() * 1e3))
@@ -77,8 +78,9 @@ def run(settings: Settings) -> int:
 class Daemon:
     """All parts together. Used by one thread."""
 
-    def __init__(self, settings: Settings, logs: Logs) -> None:
+    def __init__(self, settings: Settings, logs: Logs, run_lock: Lock) -> None:
         self._settings = settings
+        self._run_lock = run_lock
         self._log = logs
         self._stopping = threading.Event()
         self._health = Health(__version__)
@@ -159,10 +161,12 @@ class Daemon:
         self._handler.deliver(call, spooled_at, time.monotonic() + self._settings.deadline)
 
     def _maintain(self) -> None:
-        """What nobody asks for: the spool every second, dead sandboxes and the ledger's file every interval."""
+        """What nobody asks for: socket and spool every second, dead sandboxes and the ledger's file every interval."""
         next_sweep = time.monotonic() + self._settings.reclaim_interval
         while not self._stopping.wait(_SPOOL_SECONDS):
             try:
+                if not self._server.reachable():
+                    self._reappear()
                 self._health.spooled = self._spool.work_off()
                 if time.monotonic() >= next_sweep:
                     self._reclaimer.sweep()
@@ -171,6 +175,18 @@ class Daemon:
                     next_sweep = time.monotonic() + self._settings.reclaim_interval
             except Exception:  # the loop is the node's self-healing: it goes on, and the log has the bug
                 self._log("error", "maintenance failed", traceback=traceback.format_exc())
+
+    def _reappear(self) -> None:
+        """Somebody has removed the run directory, or the socket: without it no shim finds the daemon."""
+        try:
+            private_directory(self._settings.run_dir)
+            self._run_lock.renew()
+            private_directory(f"{self._settings.run_dir}/spool")
+            self._server.listen(self._workers.lend)
+        except UnderlayError as error:
+            self._log("error", "socket is gone", path=self._server.path, error=error.message, hint=error.hint)
+        else:
+            self._log("warn", "socket was gone, made anew", path=self._server.path)
 
     def _check_ledger(self) -> None:
         self._health.fault("ledger", "" if self._ledger.writable() else f"{self._ledger.path} cannot be written")

@@ -44,6 +44,7 @@ class Lock:
     def __init__(self, directory: str) -> None:
         """Take the lock. Raises AlreadyRunning naming the holder, StateUnwritable where the file cannot be opened."""
         path = f"{directory}/underlay.lock"
+        self._directory = directory
         self._fd = _open(path)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,6 +58,14 @@ class Lock:
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+
+    def renew(self) -> None:
+        """Take it again where the file is gone, or is another one by now. Raises as the first time."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(f"{self._directory}/underlay.lock"), os.fstat(self._fd)):
+                return
+        former, self._fd = self._fd, Lock(self._directory)._fd
+        os.close(former)
 
     def release(self) -> None:
         """Let the next daemon in. The file stays: removing it would let two daemons lock two files of one name."""

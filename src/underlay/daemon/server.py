@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,13 +60,22 @@ class Server:
         self._log = log
         self._lend: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._listening: socket.socket | None = None
+        self._file: os.stat_result | None = None
+        self._closed = False
+        self._changing = threading.Lock()
 
     def listen(self, lend: Callable[[], AbstractContextManager[None]]) -> None:
         """Open the socket, in the place of a dead daemon's. The caller holds the run directory's lock.
 
-        ``lend`` gives a worker's slot away while it waits for a slow client. Raises IOFailure.
+        ``lend`` gives a worker's slot away while it waits for a slow client. Once more where the file is gone: the
+        workers go over to the new socket. After :meth:`close` it does nothing. Raises IOFailure.
         """
         self._lend = lend
+        with self._changing:
+            if not self._closed:
+                self._listen()
+
+    def _listen(self) -> None:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -78,13 +88,25 @@ class Server:
             os.chmod(fresh, 0o600)
             listening.listen(self._backlog)
             os.rename(fresh, self.path)
+            self._file = os.stat(self.path)
         except OSError as error:
             listening.close()
             raise IOFailure(f"cannot listen at {self.path}: {error.strerror}") from error
-        self._listening = listening
+        former, self._listening = self._listening, listening
+        if former is not None:
+            former.shutdown(socket.SHUT_RD)
+
+    def reachable(self) -> bool:
+        """Whether the socket's file is still there, and the one that was made."""
+        try:
+            return self._file is not None and os.path.samestat(os.stat(self.path), self._file)
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Take no new connection. The workers answer what the backlog holds, then their serve_one returns False."""
+        with self._changing:
+            self._closed = True
         with contextlib.suppress(OSError):
             os.unlink(self.path)
         if self._listening is not None:
@@ -99,10 +121,13 @@ class Server:
 
     def serve_one(self) -> bool:
         """Wait for one connection and serve it. False when the socket was closed."""
-        assert self._listening is not None, "listen() comes first"
+        listening = self._listening
+        assert listening is not None, "listen() comes first"
         try:
-            connection, _ = self._listening.accept()
+            connection, _ = listening.accept()
         except OSError as error:
+            if listening is not self._listening:
+                return True
             if error.errno not in _EXHAUSTED:
                 return error.errno != errno.EINVAL
             self._log("error", "cannot accept", error=os.strerror(error.errno or 0))
