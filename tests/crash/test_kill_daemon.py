@@ -51,7 +51,7 @@ def with_router(data_dir: Path) -> dict[str, Any]:
     """An overlay network by another project's executable, and macvlan + router on top."""
     ipam = {"type": "host-local", "subnet": "10.244.7.0/24", "routes": [{"dst": "0.0.0.0/0"}], "dataDir": str(data_dir)}
     overlay = {"cniVersion": "0.4.0", "name": "overlay", "type": "ptp", "ipam": ipam}
-    chain = [macvlan(data_dir), {"type": "router", **HIJACK}]
+    chain = [macvlan(data_dir), {"type": "router", "mac_prefix": "0a:1b", **HIJACK}]
     underlay = {"cniVersion": "0.4.0", "name": "underlay-a", "plugins": chain}
     return {"cniVersion": "0.4.0", "name": "multus-net", "type": "multus", "delegates": [overlay, underlay]}
 
