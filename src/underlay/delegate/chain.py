@@ -125,6 +125,7 @@ class Chain:
         plugin = self._plugins.get(call.conf.type)
         if plugin is not None:
             return plugin.add(call, ctx)
+        ctx.made.clear()  # it may change what built-in plugins have made
         find(call.conf.type, self._sandbox.path)  # before the ledger hears of a plugin that is not there
         stdin = inject(call.conf)
         ctx.undo.record(exec_delete(call, call.conf.type, stdin, self._sandbox))

@@ -31,9 +31,10 @@ def announce(ns: Namespace, index: int, mac: str, addresses: Sequence[str]) -> N
     try:
         sock = packet.connect(ns)
         try:
-            sock.bind((packet.device_name(sock, index), 0))
+            # Not bound: the kernel would set up receiving for it. The protocol is in the frame; 0 says so.
+            device = (packet.device_name(sock, index), 0)
             for address in addresses:
-                sock.send(_announcement(own, address))
+                sock.sendto(_announcement(own, address), device)
         finally:
             packet.close_behind(sock)
     except OSError as error:

@@ -163,17 +163,18 @@ def get(rtnl: Rtnl, name: str, *, vfs: bool = False) -> Link | None:
 
 def get_index(rtnl: Rtnl, index: int, *, vfs: bool = False) -> Link | None:
     """The link of that index, None when there is none. Raises KernelError."""
-    return _one(rtnl, _index_message(index, vfs=vfs)) if index > 0 else None
+    return _one(rtnl, index_message(index, vfs=vfs)) if index > 0 else None
 
 
-def _index_message(index: int, *, vfs: bool = False) -> Message:
+def index_message(index: int, *, vfs: bool = False) -> Message:
+    """The get of one link by its index; for :meth:`Rtnl.requests`."""
     body = _IFINFOMSG.pack(0, 0, index, 0, 0) + (_WITH_VFS if vfs else _NO_STATS)
     return Message(RTM_GETLINK, 0, body, f"find link #{index}")
 
 
 def get_many(rtnl: Rtnl, names: Sequence[str]) -> list[Link | None]:
     """The links of those names, in one send. Raises KernelError."""
-    return [_found(answer) for answer in rtnl.requests([get_message(name) for name in names])]
+    return [found(answer) for answer in rtnl.requests([get_message(name) for name in names])]
 
 
 def make(rtnl: Rtnl, creation: Message, name: str) -> Link:
@@ -191,15 +192,16 @@ def make(rtnl: Rtnl, creation: Message, name: str) -> Link:
 
 def get_indexes(rtnl: Rtnl, indexes: Sequence[int]) -> list[Link]:
     """The links of those indexes that exist, in one send. Raises KernelError."""
-    found = (_found(answer) for answer in rtnl.requests([_index_message(index) for index in indexes]))
-    return [one for one in found if one is not None]
+    links = map(found, rtnl.requests([index_message(index) for index in indexes]))
+    return [one for one in links if one is not None]
 
 
 def _one(rtnl: Rtnl, message: Message) -> Link | None:
-    return _found(rtnl.requests((message,))[0])
+    return found(rtnl.requests((message,))[0])
 
 
-def _found(answer: bytes | KernelError) -> Link | None:
+def found(answer: bytes | KernelError) -> Link | None:
+    """The answer to a get: the link, None where there is none. Raises KernelError for any other fault."""
     if isinstance(answer, bytes):
         return parse(answer)
     if answer.errno == errno.ENODEV:
@@ -219,10 +221,10 @@ def index_of(rtnl: Rtnl, name: str) -> int:
 
 def name_of(rtnl: Rtnl, index: int) -> str:
     """The name of the link of that index. Raises KernelError (ENODEV) when there is none."""
-    found = get_index(rtnl, index)
-    if found is None:
+    there = get_index(rtnl, index)
+    if there is None:
         raise KernelError(f"find link #{index}", errno.ENODEV)
-    return found.name
+    return there.name
 
 
 def random_mac() -> str:

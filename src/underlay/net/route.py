@@ -376,16 +376,22 @@ def lookup(rtnl: Rtnl, address: str) -> Route:
 
     Raises KernelError when it is unreachable.
     """
-    return parse(rtnl.request(_lookup_message(address)))
+    return parse(rtnl.request(lookup_message(address)))
 
 
 def lookups(rtnl: Rtnl, addresses: Sequence[str]) -> list[Route | None]:
     """:func:`lookup` of several in one send; None for what is unreachable."""
-    answers = rtnl.requests([_lookup_message(address) for address in addresses])
-    return [parse(answer) if isinstance(answer, bytes) else None for answer in answers]
+    answers = rtnl.requests([lookup_message(address) for address in addresses])
+    return [looked_up(answer) for answer in answers]
 
 
-def _lookup_message(address: str) -> Message:
+def looked_up(answer: bytes | KernelError) -> Route | None:
+    """The answer to a :func:`lookup_message`: the route, None for what is unreachable."""
+    return parse(answer) if isinstance(answer, bytes) else None
+
+
+def lookup_message(address: str) -> Message:
+    """The get of the route that the kernel would take to an address; for :meth:`Rtnl.requests`."""
     family, packed = pack_address(address)
     flags = _RTM_F_LOOKUP_TABLE if family == AF_INET else 0  # IPv6 refuses the flag, and tells the table without it
     body = _RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(RTA_DST, packed)

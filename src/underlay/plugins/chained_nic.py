@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from underlay.net.link import Link
-    from underlay.net.netns import Namespace
     from underlay.plugins.chained import Chained
     from underlay.plugins.context import Call, Context
     from underlay.plugins.hijack import Hijack
@@ -38,9 +37,12 @@ def faults_told(settings: Hijack, plugin: str, call: Call, ctx: Context) -> Iter
         raise
 
 
-def find(pod: Namespace, nic: Chained) -> Link:
-    """The link in the pod; raises InvalidConfig where prevResult names one that is not there."""
-    found = link.get(pod.rtnl, nic.name)
+def find(nic: Chained, ctx: Context) -> Link:
+    """The link in the pod; raises InvalidConfig where prevResult names one that is not there.
+
+    One that the plugin before made is not asked for: the kernel still works on it, and would let us wait for that.
+    """
+    found = ctx.made.get(nic.name) or link.get(ctx.sandbox().rtnl, nic.name)
     if found is None:
         raise InvalidConfig(f'"prevResult.interfaces[{nic.position}]" {nic.name} is not in the pod')
     return found
@@ -63,6 +65,7 @@ def set_mac(hijack: Hijack, nic: Chained, found: Link, ctx: Context) -> str:
     if wanted == found.mac:
         return wanted
     ctx.undo.record(RestoreMac("pod", nic.name, found.mac, wanted))
+    ctx.made.pop(nic.name, None)
     ctx.sandbox().rtnl.batch((link.change(index=found.index, mac=wanted),))
     return wanted
 

@@ -9,7 +9,7 @@ plugin.add(call, ctx) -> Result
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from underlay.errors import NamespaceGone
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from underlay.cni.config import PluginConfig
     from underlay.cni.result import Result
+    from underlay.net.link import Link
     from underlay.net.netns import Namespace
     from underlay.net.undo import UndoLog
 
@@ -62,8 +63,9 @@ class Context:
 
     ``host`` is the node's namespace, ``pod`` the container's (None on a DEL where it is gone); ``undo`` takes
     every entry before its act; ``deadline`` is on the ``time.monotonic`` clock, seconds.
-    ``log(level, event, **fields)`` writes one structured line, level being "debug", "info", "warn" or "error";
-    with ``to=LogOptions`` into a plugin's own file as well.
+    ``made`` are the links in the pod that plugins of this chain have made, as the last of them left each; empty when
+    an executable has run since. ``log(level, event, **fields)`` writes one structured line, level being "debug",
+    "info", "warn" or "error"; with ``to=LogOptions`` into a plugin's own file as well.
     """
 
     host: Namespace
@@ -72,6 +74,7 @@ class Context:
     ipam: Ipam
     deadline: float
     log: Callable[..., None]
+    made: dict[str, Link] = field(default_factory=dict)
 
     def sandbox(self) -> Namespace:
         """The pod's namespace, for verbs that cannot do without; raises NamespaceGone."""

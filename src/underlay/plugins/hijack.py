@@ -6,6 +6,7 @@ Keys and defaults are those of spidernet's plugins of the same names, so that th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -100,7 +101,13 @@ class Hijack:
 
 def parse(conf: PluginConfig, plugin: str) -> Hijack:
     """The configuration of ``plugin``; raises InvalidConfig or DecodeFailure naming the key."""
-    keys = config.decode(conf.raw, Keys)
+    return _parse(conf.raw, plugin)
+
+
+@lru_cache(maxsize=64)
+def _parse(raw: bytes, plugin: str) -> Hijack:
+    """Pods come with the same configuration again and again; checking it takes 50 us."""
+    keys = config.decode(raw, Keys)
     overlay, service, additional = (_subnets(name, getattr(keys, name) or ()) for name in _SUBNETS)
     hijack = Hijack(
         cluster=tuple(dict.fromkeys(overlay + service)),

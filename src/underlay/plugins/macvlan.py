@@ -214,15 +214,19 @@ def _make(name: str, settings: Settings, parent: link.Link, ctx: Context) -> lin
     if settings.mode == "passthru":
         mac = ""  # it takes over its parent's, whatever the message says (macvlan_common_newlink)
         _refuse_existing(name, pod)  # the undo log knows it by its kind alone
+    index = link.random_index()
     ctx.undo.record(DropLink("pod", name, mac=mac, kind="" if mac else "macvlan"))
     try:
-        _create(name, settings, parent, mac, ctx)
+        _create(name, index, settings, parent, mac, ctx)
     except KernelError as error:
         if error.errno != errno.EEXIST:
             raise _explained(error, settings, parent) from error
         _refuse_existing(name, pod)
-        _create_elsewhere(name, settings, parent, mac, ctx)
-    if settings.mac and not mac:  # changes the parent's as well; the kernel gives that back with the NIC's end
+        index = _create_elsewhere(name, settings, parent, mac, ctx)
+    if mac:
+        ctx.made[name] = _as_made(name, index, mac, settings, parent)
+        return ctx.made[name]
+    if settings.mac:  # changes the parent's as well; the kernel gives that back with the NIC's end
         pod.rtnl.batch((link.change(name=name, mac=settings.mac),))
     made = link.get(pod.rtnl, name)
     if made is None:
@@ -235,7 +239,15 @@ def _refuse_existing(name: str, pod: Namespace) -> None:
         raise InterfaceExists(f"the pod already has a NIC {name}")
 
 
-def _create(name: str, settings: Settings, parent: link.Link, mac: str, ctx: Context) -> None:
+def _as_made(name: str, index: int, mac: str, settings: Settings, parent: link.Link) -> link.Link:
+    """The link as it must be now. Not asked for: see :func:`link.random_index`."""
+    mtu = settings.mtu or parent.mtu
+    return link.Link(
+        index, name, "macvlan", mac, mtu, up=False, flags=0, parent=parent.index, macvlan_mode=settings.mode
+    )
+
+
+def _create(name: str, index: int, settings: Settings, parent: link.Link, mac: str, ctx: Context) -> None:
     pod = ctx.sandbox()
     where, netns_fd = (pod, None) if settings.in_pod else (ctx.host, pod.fd)
     create = link.create_macvlan(
@@ -246,20 +258,23 @@ def _create(name: str, settings: Settings, parent: link.Link, mac: str, ctx: Con
         mtu=settings.mtu,
         netns_fd=netns_fd,
         bcqueuelen=settings.bcqueuelen,
+        index=index,
     )
     where.rtnl.batch((create,))
 
 
-def _create_elsewhere(name: str, settings: Settings, parent: link.Link, mac: str, ctx: Context) -> None:
-    """Make the link under a passing name and rename it in the pod.
+def _create_elsewhere(name: str, settings: Settings, parent: link.Link, mac: str, ctx: Context) -> int:
+    """Make the link under a passing name and rename it in the pod; returns its index.
 
     Kernels before 6.14 look for the name where the message is sent, and a node has an eth0 too (rtnl_newlink).
     """
     passing = f"mac{link.random_mac().replace(':', '')}"
     pod = ctx.sandbox()
     ctx.undo.record(DropLink("pod", passing, mac=mac, kind="" if mac else "macvlan"))
-    _create(passing, settings, parent, mac, ctx)
-    pod.rtnl.batch((link.change(index=link.index_of(pod.rtnl, passing), new_name=name),))
+    index = link.random_index()
+    _create(passing, index, settings, parent, mac, ctx)
+    pod.rtnl.batch((link.change(index=index, new_name=name),))
+    return index
 
 
 def _explained(error: KernelError, settings: Settings, parent: link.Link) -> KernelError:

@@ -13,6 +13,7 @@ from underlay.net import addr, link, route
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from underlay.net.addr import Addr
     from underlay.net.netns import Namespace
 
 # Interfaces of container networks and virtual machines: their addresses are no node addresses.
@@ -39,10 +40,19 @@ class NodeAddresses:
 
 def find(host: Namespace, pod_addresses: Sequence[str], families: Collection[int]) -> NodeAddresses:
     """Ask the node's kernel. Raises AddressInUse where an address of the pod is the node's own."""
+    listed = _global(host, families)
+    owners = list(dict.fromkeys(one.index for one in listed))
+    answers = host.rtnl.requests(
+        [*map(route.lookup_message, pod_addresses), *(link.index_message(one) for one in owners)]
+    )
+    ways = [route.looked_up(answer) for answer in answers[: len(pod_addresses)]]
+    links = [link.found(answer) for answer in answers[len(pod_addresses) :]]
+    kept = {one.index for one in links if one is not None and not _NOT_THE_NODE.match(one.name)}
+
     found: dict[str, None] = {}
     towards: dict[int, str] = {}
     devices: dict[str, int] = {}
-    for wanted, way in zip(pod_addresses, route.lookups(host.rtnl, pod_addresses), strict=True):
+    for wanted, way in zip(pod_addresses, ways, strict=True):
         if way is None:
             continue
         if way.type == _TYPE_LOCAL:
@@ -51,23 +61,20 @@ def find(host: Namespace, pod_addresses: Sequence[str], families: Collection[int
         if way.src and not _is_of_one_link(way.src):
             found[way.src] = None
             towards.setdefault(6 if ":" in way.src else 4, way.src)
-    for each in _global(host, families):
+    for each in (one.address.partition("/")[0] for one in listed if one.index in kept):
         found[each] = None
         towards.setdefault(6 if ":" in each else 4, each)
     return NodeAddresses(tuple(found), towards, devices)
 
 
-def _global(host: Namespace, families: Collection[int]) -> list[str]:
-    """Every global address of the node's own interfaces, in the order of the interfaces."""
-    listed = [
+def _global(host: Namespace, families: Collection[int]) -> list[Addr]:
+    """Every global address of the node, in the order of the interfaces."""
+    return [
         one
         for family in families
         for one in addr.dump(host.rtnl, family=_FAMILIES[family], scope=addr.SCOPE_GLOBAL)
         if not one.flags & addr.IFA_F_DADFAILED
     ]
-    names = dict.fromkeys(one.index for one in listed)
-    kept = {found.index for found in link.get_indexes(host.rtnl, list(names)) if not _NOT_THE_NODE.match(found.name)}
-    return [one.address.partition("/")[0] for one in listed if one.index in kept]
 
 
 def _is_of_one_link(text: str) -> bool:

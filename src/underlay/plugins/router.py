@@ -76,7 +76,7 @@ class Router:
             return self._add(settings, nic, call, ctx)
 
     def _add(self, settings: Hijack, nic: Chained, call: Call, ctx: Context) -> Result:
-        found = chained_nic.find(ctx.sandbox(), nic)
+        found = chained_nic.find(nic, ctx)
         mac = chained_nic.set_mac(settings, nic, found, ctx)
         result = chained_nic.result(call.conf.prev, nic, found, mac)
         if settings.only_mac:

@@ -13,13 +13,14 @@ veth0, and the node reaches the NIC's addresses by the other end; everything els
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from underlay.cni.result import Interface, Result
-from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, LimitedConnectivity, UnderlayError
+from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, KernelError, LimitedConnectivity, UnderlayError
 from underlay.net import link, neigh, replay, route
 from underlay.net.undo import DropLink, DropNeighbour, DropRoute, DropRule
 from underlay.plugins import chained, chained_nic, hijack, ip_stack, migrate, nic_table, node_address, pod_view, wiring
@@ -68,7 +69,7 @@ class Veth:
             return self._add(settings, nic, call, ctx)
 
     def _add(self, settings: Hijack, nic: Chained, call: Call, ctx: Context) -> Result:
-        found = chained_nic.find(ctx.sandbox(), nic)
+        found = chained_nic.find(nic, ctx)
         mac = chained_nic.set_mac(settings, nic, found, ctx)
         result = chained_nic.result(call.conf.prev, nic, found, mac)
         if settings.only_mac:
@@ -159,11 +160,6 @@ def _pair(call: Call, ctx: Context) -> Pair:
     existing = _existing(call, ctx)
     if existing is not None:
         return existing
-    if link.get(ctx.host.rtnl, host_name(call.container_id)) is not None:
-        raise InterfaceExists(
-            f"the node already has an interface {host_name(call.container_id)}, of another container",
-            hint="If no container uses it, delete it by ip link del.",
-        )
     return Pair(
         host_name=host_name(call.container_id),
         host_index=link.random_index(),
@@ -199,7 +195,10 @@ def _lay(settings: Hijack, nic: Chained, node: NodeAddresses, pair: Pair, ctx: C
         # the node's end goes with the pod's, but not while somebody keeps a namespace alive that has lost its name
         ends = (DropLink("host", pair.host_name, mac=pair.host_mac), DropLink("pod", POD_END, mac=pair.pod_mac))
         ctx.undo.record(*ends, *on_host, *in_pod)
-        wiring.lay(on_host, ctx.host, devices, before=[_creation(pair, pod)])
+        try:
+            wiring.lay(on_host, ctx.host, devices, before=[_creation(pair, pod)])
+        except KernelError as error:
+            raise _explained(error, pair, ctx.host) from error
         wiring.lay(in_pod, pod, devices, before=[link.change(index=pair.pod_index, up=True)])
         return
     routes, migration = _further(settings, nic, node, pod)
@@ -208,6 +207,16 @@ def _lay(settings: Hijack, nic: Chained, node: NodeAddresses, pair: Pair, ctx: C
     ctx.undo.record(*on_host, *in_pod, *migration.entries)
     wiring.lay(on_host, ctx.host, devices)
     pod.rtnl.batch([*wiring.messages(in_pod, devices), *migration.messages])
+
+
+def _explained(error: KernelError, pair: Pair, host: Namespace) -> UnderlayError:
+    """The kernel's refusal, or what stands in the pair's way."""
+    if error.errno != errno.EEXIST or link.get(host.rtnl, pair.host_name) is None:
+        return error
+    return InterfaceExists(
+        f"the node already has an interface {pair.host_name}, of another container",
+        hint="If no container uses it, delete it by ip link del.",
+    )
 
 
 def _creation(pair: Pair, pod: Namespace) -> Message:
