@@ -182,6 +182,9 @@ def test_only_changed_files_are_parsed_again(source):
     ("name", "text", "cause"),
     [
         ("x.yaml", "a: [", "no YAML"),
+        ("x.yaml", "a: !!bool x", "no YAML"),
+        ("x.yaml", "a: !!int ''", "no YAML"),
+        ("x.yaml", "a: !!timestamp x", "no YAML"),
         ("x.yaml", "", "empty"),
         ("x.yaml", "- 1", "apiVersion"),
         ("x.yaml", "a: 1", "kind"),

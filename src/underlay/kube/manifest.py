@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ENDINGS = (".yaml", ".yml", ".json")
 _GROUP = "k8s.cni.cncf.io/"
+# PyYAML's constructors trip over tags that do not fit their value, such as "!!bool x" or "!!int ''"
+_TRIPS = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 class ManifestError(Exception):
@@ -85,7 +87,7 @@ def _yaml(raw: bytes) -> list[Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return list(yaml.load_all(raw, Loader=loader))
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as fault:
+    except (yaml.YAMLError, *_TRIPS) as fault:
         raise ManifestError("no YAML: " + " ".join(str(fault).split())) from fault
 
 
