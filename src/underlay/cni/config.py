@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from underlay.cni import versions
-from underlay.cni.decoding import FAULTS, decode, fault, strangers
+from underlay.cni.decoding import FAULTS, Stranger, decode, fault, find_strangers, strangers
 from underlay.cni.names import identifier_fault, plugin_fault
 from underlay.cni.result import DNS, NO_DNS
 from underlay.errors import InvalidConfig
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from underlay.cni.result import Result
 
 __all__ = ["NetworkConfig", "PluginConfig", "decode", "inject", "parse_network", "parse_plugin", "unknown_fields",
-           "valid_attachments", "with_runtime"]  # fmt: skip
+           "unknown_to", "unknown_to_list", "valid_attachments", "with_runtime"]  # fmt: skip
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 
@@ -260,6 +260,8 @@ def valid_attachments(raw: bytes) -> frozenset[tuple[str, str]]:
     return frozenset((item.container_id, item.ifname) for item in (*(listed.valid or ()), *(listed.older or ())))
 
 
+_KEYS_OF_ALL: Final = tuple(_Plugin.__struct_encode_fields__)
+_LIST_KEYS: Final = tuple(_List.__struct_encode_fields__)
 _PROTOCOL_KEYS: Final = frozenset(name for kind in (_Plugin, _Gc) for name in kind.__struct_encode_fields__)
 
 
@@ -269,3 +271,22 @@ def unknown_fields(raw: bytes, kind: type[msgspec.Struct]) -> tuple[str, ...]:
     The specification lets a plugin ignore them; they are mostly misspelt.
     """
     return tuple(path for path in strangers(raw, kind) if path not in _PROTOCOL_KEYS)
+
+
+def unknown_to(raw: bytes, kind: type[msgspec.Struct], ipam: type[msgspec.Struct] | None = None) -> list[Stranger]:
+    """As :func:`unknown_fields`, each path with the keys that its place has.
+
+    ``kind`` are the plugin's keys; ``ipam`` those of the "ipam" section's plugin ({"ipam": …}), None where it is
+    another program's.
+    """
+    own = [each for each in find_strangers(raw, kind) if each.path not in _PROTOCOL_KEYS]
+    section = find_strangers(raw, ipam) if ipam is not None else ()
+    return [
+        *(each if set(".[") & set(each.path) else each._replace(known=each.known + _KEYS_OF_ALL) for each in own),
+        *(each for each in section if each.path.startswith("ipam.") and each.path != "ipam.type"),
+    ]
+
+
+def unknown_to_list(raw: bytes) -> list[Stranger]:
+    """The keys beside "plugins" that mean nothing to a list of plugins."""
+    return [Stranger(path, _LIST_KEYS) for path in strangers(raw, _List)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -66,12 +66,24 @@ def _plain(complaint: str) -> str:
     return words[:1].lower() + words[1:]
 
 
+class Stranger(NamedTuple):
+    """The path of a key that means nothing where it stands, and the keys that would."""
+
+    path: str
+    known: tuple[str, ...]
+
+
 def strangers(raw: bytes, kind: type[msgspec.Struct]) -> list[str]:
     """Paths of the keys in ``raw`` that ``kind`` and the types inside it do not name, in the order of the text."""
+    return [each.path for each in find_strangers(raw, kind)]
+
+
+def find_strangers(raw: bytes, kind: type[msgspec.Struct]) -> list[Stranger]:
+    """The same, each with the keys that its place has. Raises as :func:`decode`."""
     return list(_strangers(decode(raw, dict[str, Any]), inspect.type_info(kind), ""))
 
 
-def _strangers(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
+def _strangers(value: Any, kind: inspect.Type, path: str) -> Iterator[Stranger]:
     if isinstance(kind, inspect.UnionType):
         for one in kind.types:
             if isinstance(one, (inspect.StructType, inspect.ListType, inspect.VarTupleType)):
@@ -81,7 +93,7 @@ def _strangers(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
         for key, inner in value.items():
             where = f"{path}.{key}" if path else key
             if key not in known:
-                yield where
+                yield Stranger(where, tuple(known))
             else:
                 yield from _strangers(inner, known[key], where)
     elif isinstance(kind, (inspect.ListType, inspect.VarTupleType)) and isinstance(value, list):

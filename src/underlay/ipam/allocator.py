@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import msgspec
 
     from underlay.cni.config import PluginConfig
     from underlay.cni.result import Result
@@ -51,3 +53,15 @@ class Allocator(Protocol):
 
     def gc(self, conf: PluginConfig, keep: frozenset[tuple[str, str]], *, deadline: float) -> None:
         """Give back whatever is held by none of ``keep`` (container id, interface name)."""
+
+
+@runtime_checkable
+class Parsed(Protocol):
+    """What an IPAM plugin offers beside its verbs, so that lint refuses what ADD would refuse, by the same code."""
+
+    @property
+    def keys(self) -> type[msgspec.Struct]:
+        """The JSON keys {"ipam": …} of its section."""
+
+    def parse(self, conf: PluginConfig, args: Mapping[str, str]) -> object:
+        """The section and the addresses asked for, the first thing that ADD does. Raises what ADD raises for them."""

@@ -123,6 +123,11 @@ class HostLocal:
     """The plugin; holds no state, all of it is in the files."""
 
     name: Final = "host-local"
+    keys: Final = _Keys
+
+    def parse(self, conf: PluginConfig, args: Mapping[str, str]) -> Pool:
+        """The checked section, its range sets known to serve every address that is asked for."""
+        return _plan(conf, args)[0]
 
     def add(
         self,
@@ -137,9 +142,7 @@ class HostLocal:
 
         Raises NoAddressLeft, InvalidConfig, StateUnwritable, DeadlineExceeded.
         """
-        pool = read(conf)
-        wishes = (*requested.from_args(args, "IP"), *requested.from_cni_args(conf), *requested.from_runtime(conf))
-        wanted = assign(pool.sets, [wish.address() for wish in wishes])
+        pool, wanted = _plan(conf, args)
         dns = read_resolv_conf(pool.resolv_conf) if pool.resolv_conf else NO_DNS
         with store.Store(pool.directory, deadline) as locked:
             while True:
@@ -182,6 +185,13 @@ class HostLocal:
 
 
 HOST_LOCAL: Final = HostLocal()
+
+
+def _plan(conf: PluginConfig, args: Mapping[str, str]) -> tuple[Pool, list[tuple[Range, Address] | None]]:
+    """What may be given out, and for every range set the address asked for. Raises InvalidConfig, NoAddressLeft."""
+    pool = read(conf)
+    wishes = (*requested.from_args(args, "IP"), *requested.from_cni_args(conf), *requested.from_runtime(conf))
+    return pool, assign(pool.sets, [wish.address() for wish in wishes])
 
 
 def _choose(pool: Pool, locked: store.Store, index: int, wanted: tuple[Range, Address] | None) -> _Choice:

@@ -89,6 +89,11 @@ class Static:
     """The plugin; holds no state."""
 
     name: Final = "static"
+    keys: Final = _Keys
+
+    def parse(self, conf: PluginConfig, args: Mapping[str, str]) -> Result:
+        """What ADD answers; see :func:`resolve`."""
+        return resolve(conf, args)
 
     def add(
         self,

@@ -14,7 +14,7 @@ import msgspec
 from underlay.kube import objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
 
@@ -60,10 +60,10 @@ def parse(name: str, raw: bytes) -> Objects:
     """The objects of a file's bytes; ``name`` tells YAML from JSON by its ending. Raises ManifestError."""
     if not raw:
         raise ManifestError("the file is empty: whoever writes it should write a temporary file and rename it")
-    documents = _json(raw) if name.endswith(".json") else _yaml(raw)
+    documents = decode(name, raw)
     pods: list[Pod] = []
     networks: list[NetworkAttachmentDefinition] = []
-    for where, kind, document in _flatten(documents):
+    for where, kind, document in flatten(documents, _read):
         try:
             if kind == "Pod":
                 pods.append(_pod(msgspec.convert(document, _Pod)))
@@ -72,6 +72,11 @@ def parse(name: str, raw: bytes) -> Objects:
         except (msgspec.ValidationError, ManifestError) as fault:
             raise ManifestError(f"{where}, {kind}: {fault}") from fault
     return Objects(tuple(pods), tuple(networks))
+
+
+def decode(name: str, raw: bytes) -> list[Any]:
+    """A file's documents, not looked into. Raises ManifestError."""
+    return _json(raw) if name.endswith(".json") else _yaml(raw)
 
 
 def _json(raw: bytes) -> list[Any]:
@@ -91,8 +96,11 @@ def _yaml(raw: bytes) -> list[Any]:
         raise ManifestError("no YAML: " + " ".join(str(fault).split())) from fault
 
 
-def _flatten(documents: Iterable[Any]) -> Iterator[tuple[str, str, Any]]:
-    """(place, kind, object) of each object that policy reads, in order, lists taken apart."""
+def flatten(documents: Iterable[Any], read: Callable[[str, object, str], bool]) -> Iterator[tuple[str, str, Any]]:
+    """(place, kind, object) of each object that is to be read, in order, lists taken apart.
+
+    ``read(kind, apiVersion, the kind that a typed list implies or "")`` says which are. Raises ManifestError.
+    """
     todo = [(f"document {number}", "", document) for number, document in enumerate(documents, 1)][::-1]
     while todo:
         where, implied, document = todo.pop()
@@ -106,7 +114,7 @@ def _flatten(documents: Iterable[Any]) -> Iterator[tuple[str, str, Any]]:
         items = document.get("items")
         if kind.endswith("List") and isinstance(items, list):
             todo += [(f"{where}, item {number}", kind[:-4], item) for number, item in enumerate(items, 1)][::-1]
-        elif _read(kind, document.get("apiVersion"), implied):
+        elif read(kind, document.get("apiVersion"), implied):
             yield where, kind, document
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from underlay.kube.objects import NetworkAttachmentDefinition
-    from underlay.kube.source import Log, Source
+    from underlay.kube.source import Log
 
 _LISTS: Final = (".conflist",)
 _SINGLE: Final = (".conf", ".json")
@@ -128,10 +128,19 @@ def _listed(directory: str, endings: tuple[str, ...]) -> list[str]:
     return [os.path.join(directory, name) for name in sorted(names) if name.endswith(endings)]
 
 
+class Definitions(Protocol):
+    """The part of a source that networks come from."""
+
+    def network(self, namespace: str, name: str, deadline: float) -> NetworkAttachmentDefinition | None:
+        """As :meth:`underlay.kube.source.Source.network`."""
+
+
 class Networks:
     """Networks by name, for one request: a source of definitions, a directory of files, a deadline."""
 
-    def __init__(self, source: Source, files: ConfigFiles, *, conf_dir: str, namespace: str, deadline: float) -> None:
+    def __init__(
+        self, source: Definitions, files: ConfigFiles, *, conf_dir: str, namespace: str, deadline: float
+    ) -> None:
         self._source = source
         self._files = files
         self._conf_dir = conf_dir

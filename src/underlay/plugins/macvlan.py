@@ -64,6 +64,12 @@ class Macvlan:
     """The plugin."""
 
     name: str = field(default="macvlan", init=False)
+    keys: type[msgspec.Struct] = field(default=_Keys, init=False)
+    chained: bool = field(default=False, init=False)
+
+    def parse(self, call: Call) -> Settings:
+        """The settings of a call; see :func:`parse`."""
+        return parse(call)
 
     def add(self, call: Call, ctx: Context) -> Result:
         """Allocate, make the link, address it, announce it."""

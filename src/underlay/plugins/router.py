@@ -32,6 +32,8 @@ from underlay.plugins.router_leaving import leave
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import msgspec
+
     from underlay.net.link import Link
     from underlay.net.netns import Namespace
     from underlay.plugins.chained import Chained
@@ -65,10 +67,16 @@ class Router:
     """The plugin."""
 
     name: str = field(default="router", init=False)
+    keys: type[msgspec.Struct] = field(default=hijack.Keys, init=False)
+    chained: bool = field(default=True, init=False)
+
+    def parse(self, call: Call) -> Hijack:
+        """The settings of a call; see :func:`hijack.parse`."""
+        return hijack.parse(call.conf, self.name)
 
     def add(self, call: Call, ctx: Context) -> Result:
         """Make the node's paths to the NIC, and the pod's rules."""
-        settings = hijack.parse(call.conf, self.name)
+        settings = self.parse(call)
         nic = chained.find(call.conf.prev, self.name)
         if settings.skip:
             return call.conf.prev or Result()
@@ -93,7 +101,7 @@ class Router:
 
     def check(self, call: Call, ctx: Context) -> None:
         """Look for the node's paths, the pod's rules, and the sysctls."""
-        settings = hijack.parse(call.conf, self.name)
+        settings = self.parse(call)
         nic = chained.find(call.conf.prev, self.name)
         if settings.skip or settings.only_mac:
             return
@@ -117,7 +125,7 @@ class Router:
 
     def status(self, call: Call, ctx: Context) -> None:
         """Raise NotAvailable where the node has no address that pods could be sent to."""
-        settings = hijack.parse(call.conf, self.name)
+        settings = self.parse(call)
         if not settings.sriov and not node_address.find(ctx.host, (), (4, 6)).addresses:
             raise NotAvailable("the node has no global address for pods to reach it by")
 

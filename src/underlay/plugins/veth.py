@@ -58,10 +58,16 @@ class Veth:
     """The plugin."""
 
     name: str = field(default="veth", init=False)
+    keys: type[msgspec.Struct] = field(default=hijack.Keys, init=False)
+    chained: bool = field(default=True, init=False)
+
+    def parse(self, call: Call) -> Hijack:
+        """The settings of a call; see :func:`hijack.parse`."""
+        return hijack.parse(call.conf, self.name)
 
     def add(self, call: Call, ctx: Context) -> Result:
         """Make the pair, or find it, and the NIC's paths over it."""
-        settings = hijack.parse(call.conf, self.name)
+        settings = self.parse(call)
         nic = chained.find(call.conf.prev, self.name)
         if settings.skip:
             return call.conf.prev or Result()
@@ -88,7 +94,7 @@ class Veth:
 
     def check(self, call: Call, ctx: Context) -> None:
         """Look for the pair, and for the NIC's routes, neighbours and sysctls."""
-        settings = hijack.parse(call.conf, self.name)
+        settings = self.parse(call)
         nic = chained.find(call.conf.prev, self.name)
         if settings.skip or settings.only_mac:
             return
@@ -130,7 +136,7 @@ class Veth:
 
     def status(self, call: Call, ctx: Context) -> None:
         """Raise LimitedConnectivity where the node has no address of a family that the cluster uses."""
-        settings = hijack.parse(call.conf, self.name)
+        settings = self.parse(call)
         families = sorted({one.family for one in settings.cluster})
         node = node_address.find(ctx.host, (), families)
         for family in families:
