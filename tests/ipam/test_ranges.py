@@ -167,3 +167,18 @@ def test_any_text_gives_a_range_or_a_named_error(written, start, end, gateway):
             one(subnet, start, end, gateway)
         except InvalidConfig as error:
             assert "ipam." in error.message  # noqa: PT017
+
+
+@given(st.lists(st.tuples(st.integers(0, 15), st.integers(24, 28)), min_size=1, max_size=8))
+def test_ranges_are_refused_when_and_only_when_two_of_them_meet(wanted):
+    import ipaddress
+
+    subnets = [str(ipaddress.ip_network((f"10.0.0.{16 * n}", length), strict=False)) for n, length in wanted]
+    networks = [ipaddress.ip_network(one) for one in subnets]
+    meet = any(one.overlaps(other) for n, one in enumerate(networks) for other in networks[:n])
+    sections = [("ipam.ranges[0]", [RangeSection(one) for one in subnets])]
+    if meet:
+        with pytest.raises(InvalidConfig, match="overlaps"):
+            parse_sets(sections)
+    else:
+        assert len(parse_sets(sections)[0]) == len(subnets)

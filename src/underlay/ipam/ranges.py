@@ -5,6 +5,7 @@ A *range set* is a list of ranges of one family, of which a NIC gets one address
 
 from __future__ import annotations
 
+from bisect import bisect, insort
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -108,7 +109,7 @@ def _address(written: str | None, subnet: Prefix, field: str, *, inside: bool) -
 def parse_sets(written: Sequence[tuple[str, Sequence[RangeSection]]]) -> tuple[RangeSet, ...]:
     """Checked range sets; each comes with the name of its field. No two ranges may overlap, wherever they stand."""
     sets: list[RangeSet] = []
-    seen: list[tuple[str, Range]] = []
+    seen: list[_Seen] = []
     for at, sections in written:
         if not sections:
             raise InvalidConfig(f'"{at}" is an empty range set')
@@ -121,13 +122,18 @@ def parse_sets(written: Sequence[tuple[str, Sequence[RangeSection]]]) -> tuple[R
             )
         for one in ranges:
             _refuse_overlap(at, one, seen)
-            seen.append((at, one))
+            insort(seen, (one.family, one.start, at, one))
         sets.append(ranges)
     return tuple(sets)
 
 
-def _refuse_overlap(at: str, one: Range, seen: Sequence[tuple[str, Range]]) -> None:
-    for where, other in seen:
+_Seen = tuple[int, int, str, Range]
+
+
+def _refuse_overlap(at: str, one: Range, seen: Sequence[_Seen]) -> None:
+    """``seen`` is in order and without overlaps, so that a range can meet its neighbours only; thousands stay cheap."""
+    place = bisect(seen, (one.family, one.start), key=lambda each: each[:2])
+    for _, _, where, other in seen[max(0, place - 1) : place + 1]:
         if one.overlaps(other):
             raise InvalidConfig(
                 f'"{at}": {one} overlaps {other}' + ("" if where == at else f' of "{where}"'),
