@@ -21,6 +21,7 @@ _SUBCOMMANDS: Final = {
     "uninstall": ("underlay.cli.install", "take them away again"),
     "plugin": ("underlay.cli.plugin", "run one plugin as a plain CNI process, without the daemon"),
     "lab": ("underlay.cli.lab.command", "a node, a LAN and pods in namespaces, to see it work"),
+    "networks": ("underlay.cli.networks", "look networks and pod manifests through before they are in force"),
     "status": ("underlay.cli.status", "ask the daemon how it is"),
     "version": ("underlay.cli.version", "print the version"),
 }
@@ -29,6 +30,7 @@ examples:
   underlay install --bin-dir /opt/cni/bin      lay multus, veth and router for the container runtime
   underlay daemon                              serve them
   underlay status --wait 10                    wait until the daemon is ready
+  underlay networks lint deploy/               find what pods would fail on
   underlay lab                                 see pods on underlay networks, in namespaces only
   underlay COMMAND --help                      more on each
 """

@@ -95,6 +95,9 @@ class _Keys(msgspec.Struct, frozen=True, rename="camel"):
     log_options: _LogOptions | None = None
 
 
+KEYS: Final = _Keys.__struct_encode_fields__
+
+
 def parse(raw: bytes) -> MultusConfig:
     """The configuration of one call, standard input's bytes.
 

@@ -1,0 +1,170 @@
+"""What a manifest says of networks, object by object, for those who check it before it is in force.
+
+Beside pods and NetworkAttachmentDefinitions there are the objects that pods are made from: their templates' annotations
+become the pods'. Unlike :mod:`manifest`, a wrong object is told with its fault, and the others are read all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from underlay.kube import manifest, objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from underlay.kube.objects import NetworkAttachmentDefinition, Pod
+
+T = TypeVar("T")
+
+NETWORK: Final = "NetworkAttachmentDefinition"
+
+_NETWORKS_GROUP: Final = "k8s.cni.cncf.io"
+# kind to its API group and the way to the template; "" is the core group
+_TEMPLATE: Final = ("spec", "template")
+_SOURCES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "Pod": ("", ()),
+    "PodTemplate": ("", ("template",)),
+    "ReplicationController": ("", _TEMPLATE),
+    "Deployment": ("apps", _TEMPLATE),
+    "ReplicaSet": ("apps", _TEMPLATE),
+    "StatefulSet": ("apps", _TEMPLATE),
+    "DaemonSet": ("apps", _TEMPLATE),
+    "Job": ("batch", _TEMPLATE),
+    "CronJob": ("batch", ("spec", "jobTemplate", *_TEMPLATE)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One object: either ``network`` or ``pod`` is set, or else ``fault`` says why not, at the path ``field``.
+
+    ``name`` is "namespace/name" as far as it is known. ``at`` is the path to the metadata that bears a pod's
+    annotations ("spec.template.metadata"). ``where`` is the object's place in the file ("document 2, item 1").
+    """
+
+    where: str
+    kind: str
+    name: str
+    at: str = "metadata"
+    network: NetworkAttachmentDefinition | None = None
+    pod: Pod | None = None
+    fault: str = ""
+    field: str = ""
+
+
+class _Metadata(msgspec.Struct):
+    name: str | None = None
+    namespace: str | None = None
+    generate_name: str | None = msgspec.field(name="generateName", default=None)
+    annotations: dict[str, str] | None = None
+
+
+class _Annotated(msgspec.Struct):
+    annotations: dict[str, str] | None = None
+
+
+class _Spec(msgspec.Struct):
+    config: str | None = None
+
+
+class _Wrong(Exception):
+    def __init__(self, field: str, words: str) -> None:
+        super().__init__(words)
+        self.field = field
+
+
+def read(name: str, raw: bytes, namespace: str) -> list[Found]:
+    """Every object of a file that says something of networks; ``namespace`` is that of an object that names none.
+
+    ``name`` tells YAML from JSON by its ending. Raises ManifestError where the file as a whole cannot be read.
+    """
+    return list(of_documents(manifest.decode(name, raw), namespace))
+
+
+def of_documents(documents: Iterable[Any], namespace: str) -> Iterator[Found]:
+    """The same of decoded documents."""
+    for where, kind, document in manifest.flatten(documents, is_read):
+        yield of_object(kind, document, namespace, where=where)
+
+
+def is_read(kind: str, version: object, implied: str = "") -> bool:
+    """Whether objects of this kind and apiVersion say something of networks; see :func:`manifest.flatten`."""
+    group = _NETWORKS_GROUP if kind == NETWORK else _SOURCES[kind][0] if kind in _SOURCES else None
+    if group is None:
+        return False
+    if version is None:
+        return bool(implied)
+    return isinstance(version, str) and version.rpartition("/")[0] == group
+
+
+def of_object(kind: str, document: Mapping[str, Any], namespace: str, *, where: str = "") -> Found:
+    """One object of a kind that :func:`is_read`."""
+    known = _shown(document, namespace)
+    try:
+        own = _converted(document.get("metadata"), _Metadata, "metadata")
+        space, name = _identity(own, namespace)
+        shown = f"{space}/{name}"
+        if kind == NETWORK:
+            network = _network(document, space, name, own)
+            return Found(where, kind, shown, network=network)
+        way = _SOURCES[kind][1]
+        at = ".".join((*way, "metadata"))
+        annotations = _annotations(document, way) if way else own.annotations
+        pod = objects.pod(namespace=space, name=name, uid="", annotations=annotations or {})
+        return Found(where, kind, shown, at, pod=pod)
+    except _Wrong as wrong:
+        return Found(where, kind, known, fault=str(wrong), field=wrong.field)
+
+
+def _shown(document: Mapping[str, Any], namespace: str) -> str:
+    """The name, for messages about an object that is wrong."""
+    metadata = document.get("metadata")
+    given = metadata if isinstance(metadata, dict) else {}
+    name, space = given.get("name"), given.get("namespace")
+    return f"{space if isinstance(space, str) else namespace}/{name if isinstance(name, str) else '?'}"
+
+
+def _converted(value: object, kind: type[T], field: str) -> T:
+    try:
+        return msgspec.convert({} if value is None else value, kind)
+    except (msgspec.ValidationError, RecursionError) as fault:
+        words, _, place = str(fault).partition(" - at `$")
+        raise _Wrong(f"{field}{place.rstrip('`')}", words[:1].lower() + words[1:].replace("`", "")) from fault
+
+
+def _identity(own: _Metadata, namespace: str) -> tuple[str, str]:
+    space = own.namespace or namespace
+    name = own.name or ""
+    if not objects.is_label(space):
+        raise _Wrong("metadata.namespace", f"{space!r} is no namespace: a DNS-1123 label is wanted")
+    if not name and own.generate_name:
+        return space, f"{own.generate_name}*"
+    if not objects.is_subdomain(name):
+        raise _Wrong("metadata.name", f"{name!r} is no object's name: a DNS-1123 subdomain is wanted")
+    return space, name
+
+
+def _network(document: Mapping[str, Any], space: str, name: str, own: _Metadata) -> NetworkAttachmentDefinition:
+    spec = document.get("spec")
+    if isinstance(spec, dict) and isinstance(spec.get("config"), (dict, list)):
+        raise _Wrong(
+            "spec.config", 'must be text that holds JSON, not an object; write "config: \'{ … }\'" or "config: |"'
+        )
+    config = _converted(spec, _Spec, "spec").config
+    return objects.network(namespace=space, name=name, config=config, annotations=own.annotations or {})
+
+
+def _annotations(document: Mapping[str, Any], way: tuple[str, ...]) -> Mapping[str, str] | None:
+    """The annotations of the pod template that ``way`` leads to."""
+    value: object = document
+    for n, key in enumerate((*way, "metadata")):
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise _Wrong(".".join(way[:n]), "an object is wanted")
+        value = value.get(key)
+    return _converted(value, _Annotated, ".".join((*way, "metadata"))).annotations

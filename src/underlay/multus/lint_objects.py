@@ -1,0 +1,183 @@
+"""The objects of a cluster looked through: a NetworkAttachmentDefinition, a pod's annotations, a multus configuration.
+
+A pod is planned as ADD would plan it, with stand-ins for what the cluster alone knows: its cluster network, and
+networks that are not at hand.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from underlay.cni.config import inject, parse_network
+from underlay.errors import InvalidConfig, UnderlayError
+from underlay.kube.objects import NetworkAttachmentDefinition, is_label
+from underlay.multus import config as multus
+from underlay.multus.annotations import DEFAULT_NETWORK, NETWORKS, parse, parse_default
+from underlay.multus.findings import Finding, Severity, Subject, joined, of_error
+from underlay.multus.lint import MULTUS, Linter, Looked, is_list, meant
+from underlay.multus.networks import ConfigFiles, Networks
+from underlay.multus.plan import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from underlay.cni.config import NetworkConfig
+    from underlay.delegate.attachment import Attachment
+    from underlay.kube.objects import Pod
+    from underlay.multus.annotations import NetworkSelection
+    from underlay.multus.config import MultusConfig
+
+_CAPABILITIES: Final = ("mac", "ips", "infinibandGUID", "portMappings", "bandwidth", "deviceID", "pciBusID")
+_STAND_IN: Final = msgspec.json.encode(
+    {"cniVersion": "1.0.0", "name": "cluster", "type": "cluster", "capabilities": dict.fromkeys(_CAPABILITIES, True)}
+)
+_ALONE: Final = multus.MultusConfig(version="1.0.0", name="lint", delegates=(_STAND_IN,))
+_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the cluster beside the object that is looked at.
+
+    ``networks`` by (namespace, name); None stands for one that is there and could not be read. ``complete``: there are
+    no others, so that a reference to another is an error; None says nothing of references.
+    """
+
+    networks: Mapping[tuple[str, str], NetworkAttachmentDefinition | None] = field(default_factory=dict)
+    complete: bool | None = None
+    config: MultusConfig = _ALONE
+
+
+def definition(linter: Linter, subject: Subject, found: NetworkAttachmentDefinition) -> Looked:
+    """A NetworkAttachmentDefinition."""
+    noted: list[Finding] = []
+    if not is_label(found.name):
+        words = f"the name {found.name[:80]!r} cannot be written in a pod's annotation, which takes DNS-1123 labels"
+        noted.append(
+            Finding(
+                subject, Severity.WARNING, "metadata.name", words, "Name it with a-z, 0-9 and '-' only, 63 at most."
+            )
+        )
+    if found.config is None:
+        words = f'"spec.config" is empty: the node\'s file with the "name" {found.name!r} inside is used'
+        noted.append(Finding(subject, Severity.INFO, "spec.config", words))
+        return Looked(tuple(noted))
+    looked = linter.network(subject, found.config.encode("utf-8", "surrogatepass"), name=found.name, at="spec.config")
+    for plugin in looked.network.plugins if looked.network else ():
+        if plugin.type in MULTUS:
+            error = InvalidConfig(
+                f'"type" {plugin.type!r}: a pod\'s networks cannot nest',
+                hint="Name the networks in the pod's annotation.",
+            )
+            noted.append(of_error(subject, error, at="spec.config"))
+    return replace(looked, findings=(*noted, *looked.findings))
+
+
+def configuration(linter: Linter, subject: Subject, conf: bytes) -> tuple[Looked, list[MultusConfig]]:
+    """A file with a CNI configuration, which may be that of multus; then also what it says."""
+    looked = linter.network(subject, conf)
+    findings, claims, configs = list(looked.findings), list(looked.claims), []
+    for n, plugin in enumerate(looked.network.plugins if looked.network else ()):
+        if plugin.type not in MULTUS:
+            continue
+        inside = f"plugins[{n}]" if is_list(conf) else ""
+        try:
+            config = multus.parse(inject(plugin))
+        except UnderlayError as error:
+            findings.append(of_error(subject, error, at=inside))
+            continue
+        configs.append(config)
+        findings += _without_effect(subject, config, inside)
+        for at, delegate in enumerate(config.delegates):
+            inner = linter.network(subject, delegate, name=config.name, at=joined(inside, f"delegates[{at}]"))
+            findings += inner.findings
+            claims += inner.claims
+    return Looked(tuple(findings), looked.network, tuple(claims)), configs
+
+
+def _without_effect(subject: Subject, config: MultusConfig, at: str) -> Iterator[Finding]:
+    for words in config.warnings:
+        key = words.split('"')[1]
+        misspelt = "is no key" in words
+        severity = Severity.WARNING if misspelt else Severity.INFO
+        yield Finding(subject, severity, joined(at, key), words, meant(key, multus.KEYS) if misspelt else "")
+
+
+def pod(subject: Subject, found: Pod, at: str, known: Known) -> list[Finding]:
+    """A pod's annotations, or those of the template that pods are made from; ``at`` is the path to their metadata."""
+    prefix = joined(at, "annotations")
+    findings: list[Finding] = []
+    selections: list[tuple[str, NetworkSelection]] = []
+    try:
+        listed = parse(found.annotations.get(NETWORKS, ""), found.namespace)
+        selections += ((f"{NETWORKS}[{n}]", one) for n, one in enumerate(listed))
+    except UnderlayError as error:
+        findings.append(of_error(subject, error, at=prefix))
+    try:
+        default = parse_default(found.annotations.get(DEFAULT_NETWORK, ""), known.config.multus_namespace)
+        selections += [(DEFAULT_NETWORK, default)] if default else []
+    except UnderlayError as error:
+        findings.append(of_error(subject, error, at=prefix))
+    if findings or not selections:
+        return findings
+    findings += _unknown(subject, selections, prefix, known)
+    return findings + _planned(subject, found, prefix, known)
+
+
+def _unknown(
+    subject: Subject, selections: list[tuple[str, NetworkSelection]], prefix: str, known: Known
+) -> Iterator[Finding]:
+    if known.complete is None:
+        return
+    for place, one in selections:
+        if (one.namespace, one.name) not in known.networks:
+            words = f"network {one.shown} is in none of the files"
+            same = [space for space, name in known.networks if name == one.name]
+            near = f'There is {same[0]}/{one.name}: write "{same[0]}/{one.name}"?' if same else ""
+            near = near or meant(one.name, [name for space, name in known.networks if space == one.namespace])
+            severity = Severity.ERROR if known.complete else Severity.WARNING
+            hint = near or "Give its NetworkAttachmentDefinition too, or correct the annotation."
+            yield Finding(subject, severity, joined(prefix, place), words, hint)
+
+
+def _planned(subject: Subject, found: Pod, prefix: str, known: Known) -> list[Finding]:
+    """What ADD says of the whole plan."""
+    stand_ins = (_STAND_IN,) * max(1, len(known.config.delegates), 1 + len(known.config.default_networks))
+    config = replace(
+        known.config, cluster_network="", default_networks=(), delegates=stand_ins, auxiliary_chain="", runtime={}
+    )
+    nets = Networks(
+        _Definitions(known), ConfigFiles(_no_log), conf_dir="", namespace="", deadline=time.monotonic() + _SECONDS
+    )
+    try:
+        notes = plan(config, found, "eth0", nets, _parsed).notes
+    except UnderlayError as error:
+        finding = of_error(subject, error, at=prefix)
+        return [replace(finding, field=joined(prefix, NETWORKS)) if finding.field == prefix else finding]
+    return [Finding(subject, Severity.WARNING, joined(prefix, NETWORKS), words) for words in dict.fromkeys(notes)]
+
+
+def _parsed(attachment: Attachment) -> NetworkConfig:
+    return parse_network(attachment.conf, name=attachment.name)
+
+
+def _no_log(_level: str, _event: str, /, **_fields: object) -> None:
+    """There is no log: what is wrong is a finding."""
+
+
+class _Definitions:
+    """The networks at hand; for any other, and for one that is broken (its own finding), one that takes anything."""
+
+    def __init__(self, known: Known) -> None:
+        self._networks = known.networks
+
+    def network(self, namespace: str, name: str, _deadline: float) -> NetworkAttachmentDefinition:
+        """Of that name; devices are the kubelet's affair."""
+        found = self._networks.get((namespace, name))
+        if found is None or found.config is None:
+            return NetworkAttachmentDefinition(namespace, name, _STAND_IN.decode())
+        return replace(found, resource_name="")
