@@ -22,6 +22,7 @@ _SUBCOMMANDS: Final = {
     "plugin": ("underlay.cli.plugin", "run one plugin as a plain CNI process, without the daemon"),
     "lab": ("underlay.cli.lab.command", "a node, a LAN and pods in namespaces, to see it work"),
     "networks": ("underlay.cli.networks", "look networks and pod manifests through before they are in force"),
+    "webhook": ("underlay.cli.webhook", "the same as an admission webhook"),
     "status": ("underlay.cli.status", "ask the daemon how it is"),
     "version": ("underlay.cli.version", "print the version"),
 }
