@@ -77,16 +77,10 @@ class _Wrong(Exception):
         self.field = field
 
 
-def read(name: str, raw: bytes, namespace: str) -> list[Found]:
-    """Every object of a file that says something of networks; ``namespace`` is that of an object that names none.
-
-    ``name`` tells YAML from JSON by its ending. Raises ManifestError where the file as a whole cannot be read.
-    """
-    return list(of_documents(manifest.decode(name, raw), namespace))
-
-
 def of_documents(documents: Iterable[Any], namespace: str) -> Iterator[Found]:
-    """The same of decoded documents."""
+    """Every object of a file's documents that says something of networks; ``namespace`` is that of an object that names
+    none. Raises ManifestError where a document is no object at all.
+    """
     for where, kind, document in manifest.flatten(documents, is_read):
         yield of_object(kind, document, namespace, where=where)
 

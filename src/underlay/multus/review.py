@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from underlay.cni.decoding import FAULTS
-from underlay.kube import workloads
+from underlay.kube import manifest, workloads
 from underlay.kube.manifest import ManifestError
 from underlay.multus import lint_objects
 from underlay.multus.addressing import overlaps
@@ -101,7 +101,13 @@ def _configuration(name: str, raw: bytes, linter: Linter, seen: _Seen) -> None:
 
 def _manifest(name: str, raw: bytes, linter: Linter, namespace: str, seen: _Seen) -> None:
     try:
-        for found in workloads.read(name, raw, namespace):
+        documents = manifest.decode(name, raw)
+        for n, document in enumerate(documents):
+            if document is not None and not (isinstance(document, dict) and {"kind", "apiVersion"} & set(document)):
+                documents[n] = None  # the values of a chart, another program's settings
+                words = f"document {n + 1} is no Kubernetes object and is passed over"
+                seen.findings.append(Finding(Subject(name), Severity.INFO, "", words))
+        for found in workloads.of_documents(documents, namespace):
             _object(name, found, linter, seen)
     except ManifestError as error:
         hint = "Correct the manifest; nothing after that place has been looked at."
