@@ -17,7 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, Final
 
-from underlay.errors import IOFailure
+from underlay.errors import InvalidConfig, IOFailure
 from underlay.webhook.admission import Decision, NoReview
 
 if TYPE_CHECKING:
@@ -61,22 +61,27 @@ class Server:
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._reading: dict[threading.Thread, socket.socket] = {}  # in the order of their coming
+        self._serving = threading.Lock()
         self._stopping = False
 
     def serve(self) -> None:
         """Accept connections until :meth:`stop` is called."""
-        while not self._stopping:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError as error:
-                if not self._stopping:
-                    self.log("warn", "cannot accept", cause=error.strerror or str(error))
-                    time.sleep(0.1)  # out of file descriptors: they come back when exchanges end
-                continue
-            if not self._slots.acquire(blocking=False):
-                self._cut_oldest()
-                self._slots.acquire()
-            self._start(connection)
+        with self._serving:
+            while not self._stopping:
+                self._accept()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listening.accept()
+        except OSError as error:
+            if not self._stopping:
+                self.log("warn", "cannot accept", cause=error.strerror or str(error))
+                time.sleep(0.1)  # out of file descriptors: they come back when exchanges end
+            return
+        if not self._slots.acquire(blocking=False):
+            self._cut_oldest()
+            self._slots.acquire()
+        self._start(connection)
 
     def stop(self, seconds: float) -> bool:
         """Accept no more and wait for the exchanges that run; whether they have ended in that time."""
@@ -86,6 +91,8 @@ class Server:
         self._listening.close()
         self._slots.release()
         deadline = time.monotonic() + seconds
+        if self._serving.acquire(timeout=seconds):  # so that none is started any more
+            self._serving.release()
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -175,6 +182,7 @@ class _Exchange(BaseHTTPRequestHandler):
     def __init__(self, stream: _Timed, site: Server) -> None:
         self._stream = stream
         self._site = site
+        self._refused = False
         super().__init__(stream, ("", 0), site)  # type: ignore[arg-type]
 
     def setup(self) -> None:
@@ -187,9 +195,19 @@ class _Exchange(BaseHTTPRequestHandler):
         """Writes are not kept back, so there is nothing to flush."""
 
     def handle(self) -> None:
-        """One request."""
+        """One request. Where it is refused, its answer would be lost on a client that is still writing, so what that
+        writes is thrown away.
+        """
         self.close_connection = True
         self.handle_one_request()
+        left = _DRAINED_BYTES if self._refused else 0
+        while left > 0 and (chunk := self.rfile.read1(_CHUNK)):
+            left -= len(chunk)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """As the standard library."""
+        self._refused = True
+        super().send_error(code, message, explain)
 
     def version_string(self) -> str:
         """The header Server."""
@@ -208,7 +226,7 @@ class _Exchange(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """An AdmissionReview."""
         if self._path() != VALIDATE:
-            self._refuse(HTTPStatus.NOT_FOUND, f"{VALIDATE} and {HEALTHZ} are here")
+            self.send_error(HTTPStatus.NOT_FOUND, f"{VALIDATE} and {HEALTHZ} are here")
             return
         body = self._body()
         if body is None:
@@ -219,7 +237,7 @@ class _Exchange(BaseHTTPRequestHandler):
             with self._site.judging:
                 decision = self._site.judge(body)
         except NoReview as error:
-            self.send_error(HTTPStatus.BAD_REQUEST, "no review", None)
+            self.send_error(HTTPStatus.BAD_REQUEST, "no review")
             self._site.log("warn", "no review", cause=str(error))
             return
         self._send(HTTPStatus.OK, decision.body, "application/json")
@@ -245,19 +263,12 @@ class _Exchange(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.LENGTH_REQUIRED, "Content-Length is wanted")
             return None
         if len(length) > 12 or int(length) > BODY_BYTES:
-            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {BODY_BYTES} bytes")
+            self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {BODY_BYTES} bytes")
             return None
         body = self.rfile.read(int(length))
         if len(body) < int(length):
             raise ConnectionError("the body ended too early")
         return body
-
-    def _refuse(self, status: HTTPStatus, words: str) -> None:
-        """Refuse a body: the answer is lost where the client is still writing, so what it writes is thrown away."""
-        self.send_error(status, words)
-        left = _DRAINED_BYTES
-        while left > 0 and (chunk := self.rfile.read1(_CHUNK)):
-            left -= len(chunk)
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)
@@ -270,11 +281,14 @@ class _Exchange(BaseHTTPRequestHandler):
 
 def _listen(host: str, port: int) -> socket.socket:
     """``host`` "" is every address of both families, as far as the node has them."""
+    if not 0 <= port <= 65535:
+        raise InvalidConfig(f"--port {port} is no port", hint="A port is 1 to 65535.")
     try:
         if not host and socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        words = getattr(error, "strerror", None) or str(error)
-        raise IOFailure(f"cannot listen at {host}:{port}: {words}", hint="Correct --address and --port.") from error
+    except OSError as error:
+        raise IOFailure(
+            f"cannot listen at {host}:{port}: {error.strerror or error}", hint="Correct --address and --port."
+        ) from error
