@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -80,7 +81,10 @@ def strangers(raw: bytes, kind: type[msgspec.Struct]) -> list[str]:
 
 def find_strangers(raw: bytes, kind: type[msgspec.Struct]) -> list[Stranger]:
     """The same, each with the keys that its place has. Raises as :func:`decode`."""
-    return list(_strangers(decode(raw, dict[str, Any]), inspect.type_info(kind), ""))
+    return list(_strangers(decode(raw, dict[str, Any]), _type_info(kind), ""))
+
+
+_type_info = lru_cache(maxsize=64)(inspect.type_info)
 
 
 def _strangers(value: Any, kind: inspect.Type, path: str) -> Iterator[Stranger]:

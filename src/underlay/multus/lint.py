@@ -133,7 +133,7 @@ class _PluginLook:
             self._refuse(error)
             return True
         if self._plugin is None and conf.type not in MULTUS:
-            words = f'"type" {conf.type!r} is not built in: it is executed from CNI_PATH, its keys are its own'
+            words = f'"type" {conf.type!r} is not built in: it is executed from CNI_PATH, its keys are not looked at'
             self._note(Severity.INFO, "type", words)
         if isinstance(self.settings, Hijack):
             self._replaced()
@@ -164,9 +164,7 @@ class _PluginLook:
                 self._note(Severity.WARNING, "ipam.type", words, 'Name an IPAM plugin, for example "host-local".')
             return False
         if self._allocator is None:
-            words = (
-                f'"ipam.type" {self._ipam_type!r} is not built in: it is executed from CNI_PATH, its keys are its own'
-            )
+            words = f'"ipam.type" {self._ipam_type!r} is not built in: it is executed from CNI_PATH, its keys are not looked at'
             self._note(Severity.INFO, "ipam.type", words)
         if not isinstance(self._allocator, allocator.Parsed):
             return False
@@ -230,11 +228,14 @@ def unknown_keys(subject: Subject, strangers: Iterable[Stranger], at: str, owner
     ]
 
 
-def meant(key: str, known: Iterable[str]) -> str:
-    """The hint that names the known key most like a wrong one, or "". Letters' case counts for nothing there."""
+def meant(key: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+    """The hint that names the known key most like a wrong one, or "". Letters' case counts for nothing there.
+
+    ``shown`` is what each known one is shown as, where that is not the key itself.
+    """
     lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(key[:120].lower(), lower, 1, 0.6)
-    return f'Did you mean "{lower[near[0]]}"?' if near else ""
+    return f'Did you mean "{(shown or lower).get(lower[near[0]], lower[near[0]])}"?' if near else ""
 
 
 def is_list(conf: bytes) -> bool:

@@ -136,9 +136,8 @@ def _unknown(
     for place, one in selections:
         if (one.namespace, one.name) not in known.networks:
             words = f"network {one.shown} is in none of the files"
-            same = [space for space, name in known.networks if name == one.name]
-            near = f'There is {same[0]}/{one.name}: write "{same[0]}/{one.name}"?' if same else ""
-            near = near or meant(one.name, [name for space, name in known.networks if space == one.namespace])
+            by_name = {name: f"{space}/{name}" for space, name in known.networks}
+            near = f"There is {by_name[one.name]}." if one.name in by_name else meant(one.name, by_name, by_name)
             severity = Severity.ERROR if known.complete else Severity.WARNING
             hint = near or "Give its NetworkAttachmentDefinition too, or correct the annotation."
             yield Finding(subject, severity, joined(prefix, place), words, hint)
