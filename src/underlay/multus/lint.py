@@ -133,7 +133,7 @@ class _PluginLook:
             self._refuse(error)
             return True
         if self._plugin is None and conf.type not in MULTUS:
-            words = f'"type" {conf.type!r} is not built in: it is executed from CNI_PATH, its keys are not looked at'
+            words = f'"type" {conf.type!r} is not built in: it is executed, and its keys are not looked at'
             self._note(Severity.INFO, "type", words)
         if isinstance(self.settings, Hijack):
             self._replaced()
@@ -164,7 +164,7 @@ class _PluginLook:
                 self._note(Severity.WARNING, "ipam.type", words, 'Name an IPAM plugin, for example "host-local".')
             return False
         if self._allocator is None:
-            words = f'"ipam.type" {self._ipam_type!r} is not built in: it is executed from CNI_PATH, its keys are not looked at'
+            words = f'"ipam.type" {self._ipam_type!r} is not built in: it is executed, and its keys are not looked at'
             self._note(Severity.INFO, "ipam.type", words)
         if not isinstance(self._allocator, allocator.Parsed):
             return False

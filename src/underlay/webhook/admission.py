@@ -26,8 +26,8 @@ _VERSION: Final = "admission.k8s.io/v1"
 _KIND: Final = "AdmissionReview"
 _FORBIDDEN: Final = 403
 # The API server cuts a warning after 256 characters and all of them after 4096; a Status is no place for more, either.
-_WARNING_LENGTH: Final = 256
-_WARNINGS: Final = 16
+WARNING_LENGTH: Final = 256
+WARNINGS: Final = 16
 _ERRORS: Final = 20
 
 
@@ -106,7 +106,7 @@ def answer(raw: bytes, linter: Linter) -> Decision:
         uid=request.uid,
         allowed=not errors,
         status=_Status(_FORBIDDEN, _message(errors)) if errors else None,
-        warnings=[_shown(each)[:_WARNING_LENGTH] for each in warnings[:_WARNINGS]],
+        warnings=[_shown(each)[:WARNING_LENGTH] for each in warnings[:WARNINGS]],
     )
     subject = f"{request.kind.kind} {request.namespace or ''}/{request.name or ''}"
     body = msgspec.json.encode(_Answer(_VERSION, _KIND, response))
