@@ -138,9 +138,12 @@ class InProcess(Node):
 
 
 class ShimAndDaemon(Node):
-    """The installed shim, and a daemon in the node's namespace with a run directory of its own."""
+    """The installed shim, and a daemon in the node's namespace with a run directory of its own.
 
-    def __init__(self, ns: Any, directory: Path) -> None:
+    ``flags`` are further ones of the daemon.
+    """
+
+    def __init__(self, ns: Any, directory: Path, *flags: str) -> None:
         super().__init__(ns, directory)
         self.bin_dir = directory / "bin"
         run_dir = directory / "run"
@@ -150,7 +153,7 @@ class ShimAndDaemon(Node):
             capture_output=True,
         )
         command = [*UNDERLAY, "daemon", "--run-dir", run_dir, "--state-dir", directory / "state"]
-        command += ["--conf-dir", self.conf_dir, "--manifest-dir", self.manifests]
+        command += ["--conf-dir", self.conf_dir, "--manifest-dir", self.manifests, *flags]
         with (directory / "daemon.log").open("wb") as log:
             self.daemon = ns.popen(*map(str, command), stdout=log, stderr=log)
 

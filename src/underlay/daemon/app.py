@@ -37,6 +37,7 @@ from underlay.kube.device_info import DeviceInfo
 from underlay.kube.manifests import Manifests
 from underlay.kube.pod_resources import PodResources
 from underlay.multus.handler import Multus
+from underlay.net.host_root import HostRoot
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -86,11 +87,14 @@ class Daemon:
         self._health = Health(__version__)
         self._ledger = Ledger(f"{settings.state_dir}/ledger.db", logs)
         self._workers = Workers(lambda: self._server.serve_one(), size=settings.workers, spare=_SPARE)
+        root = HostRoot(settings.chroot_dir)
         engine = Engine(
             ledger=self._ledger,
-            executor=Executor(log=logs, environ=os.environ, blocking=self._workers.lend, limit=settings.delegate_limit),
+            executor=Executor(
+                log=logs, environ=os.environ, blocking=self._workers.lend, limit=settings.delegate_limit, root=root
+            ),
             plugins=builtin.PLUGINS,
-            allocators=builtin.ALLOCATORS,
+            allocators=builtin.allocators(root.locate),
             log=logs,
             blocking=self._workers.lend,
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from underlay.ipam.host_local import HOST_LOCAL
+from underlay.ipam.host_local import HOST_LOCAL, HostLocal
 from underlay.ipam.static import STATIC
 from underlay.plugins import host_local, macvlan, router, static, veth
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from underlay.ipam.allocator import Allocator
     from underlay.plugins.context import Plugin
@@ -19,3 +19,8 @@ PLUGINS: Final[Mapping[str, Plugin]] = MappingProxyType(
     {each.PLUGIN.name: each.PLUGIN for each in (macvlan, veth, router, host_local, static)}
 )
 ALLOCATORS: Final[Mapping[str, Allocator]] = MappingProxyType({each.name: each for each in (HOST_LOCAL, STATIC)})
+
+
+def allocators(locate: Callable[[str], str]) -> Mapping[str, Allocator]:
+    """The IPAM plugins of a daemon that finds the node's paths by ``locate``."""
+    return MappingProxyType({**ALLOCATORS, HOST_LOCAL.name: HostLocal(locate)})

@@ -40,7 +40,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every ``reclaim_interval`` seconds the ledger is compared with the sandboxes that live; ``health_address`` HOST:PORT
     serves /healthz and /readyz over HTTP, "" does not; ``stop_deadline`` seconds may pass until requests in
     flight have ended after SIGTERM. ``pod_resources_socket`` and ``device_checkpoint`` are the kubelet's,
-    ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4).
+    ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4). With ``chroot_dir``, a
+    directory in which the node's root is mounted, other plugins run in that root, and what they, the runtime and IPAM
+    sections name is looked for there.
     """
 
     state_dir: str = "/var/lib/underlay"
@@ -48,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conf_dir: str = "/etc/cni/multus/net.d"
     bin_dir: tuple[str, ...] = ("/opt/cni/bin",)
     manifest_dir: str = "/etc/underlay/manifests"
+    chroot_dir: str = ""
     workers: int = 16
     queue: int = 1024
     deadline: float = 55.0
@@ -159,6 +162,8 @@ def _sane(settings: Settings, where: Callable[[str], str]) -> None:
     for key in ("file", "plugin_dir"):
         if getattr(settings.log, key):
             _absolute(f"log.{key}", getattr(settings.log, key), where(f"log.{key}"))
+    if settings.chroot_dir:
+        _absolute("chroot_dir", settings.chroot_dir, where("chroot_dir"))
     if settings.health_address:
         split_address(settings.health_address)
     if len(os.fsencode(settings.run_dir)) > 80:  # sockaddr_un holds 108 bytes, "/underlay.sock.new" included

@@ -13,7 +13,6 @@ from underlay.cni.config import inject, with_runtime
 from underlay.cni.request import Verb
 from underlay.cni.result import Result
 from underlay.delegate.attachment import Timing
-from underlay.delegate.exec import find
 from underlay.delegate.ipam import exec_delete, invocation, may, with_valid_attachments
 from underlay.errors import DeadlineExceeded, NotAvailable, PluginMissing, UnderlayError
 from underlay.plugins.context import Call
@@ -99,7 +98,7 @@ class Chain:
                 elif may(call, Verb.STATUS):
                     self._run(call, Verb.STATUS, ctx)
                 else:
-                    find(conf.type, self._sandbox.path)
+                    self._executor.find(conf.type, self._sandbox.path)
             except PluginMissing as error:
                 raise NotAvailable(error.message, hint=error.hint) from error
 
@@ -126,7 +125,7 @@ class Chain:
         if plugin is not None:
             return plugin.add(call, ctx)
         ctx.made.clear()  # it may change what built-in plugins have made
-        find(call.conf.type, self._sandbox.path)  # before the ledger hears of a plugin that is not there
+        self._executor.find(call.conf.type, self._sandbox.path)  # before the ledger hears of a plugin that is not there
         stdin = inject(call.conf)
         ctx.undo.record(exec_delete(call, call.conf.type, stdin, self._sandbox))
         invoked = invocation(call, Verb.ADD, stdin, self._sandbox, plugin_type=call.conf.type)

@@ -25,6 +25,7 @@ from underlay.errors import (
     IOFailure,
     PluginMissing,
 )
+from underlay.net.host_root import HostRoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,6 +77,7 @@ class Executor:
 
     ``blocking`` lends the caller's place in its thread pool for as long as it waits for a child: a delegate may call
     this same daemon back (ptp with host-local as its IPAM). ``environ`` is what children inherit besides CNI_*.
+    ``root`` is the root that they are looked for in and run with.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class Executor:
         environ: Mapping[str, str],
         blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
         limit: int = 32,
+        root: HostRoot | None = None,
     ) -> None:
+        self.root = root or HostRoot()
         self._log = log
         self._environ = dict(environ)
         self._blocking = blocking
@@ -100,19 +104,24 @@ class Executor:
             message = f"plugin {call.type!r} printed no CNI result: {error.message}: {_quote(output)}"
             raise DelegateFailed(message) from error
 
+    def find(self, plugin_type: str, path: tuple[str, ...]) -> str:
+        """The executable of that name in the first directory of the node that has one. Raises PluginMissing."""
+        with self.root.entered():
+            return find(plugin_type, path)
+
     def run(self, call: Invocation, deadline: float) -> bytes:
         """Run to the end and return standard output.
 
         Raises PluginMissing, DelegateFailed (with the code, message and details that the plugin printed),
         DeadlineExceeded after the process group was killed, IOFailure.
         """
-        executable = find(call.type, call.path)
+        executable = self.find(call.type, call.path)
         env = call.environment(self._environ)
         with self._blocking():
             if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 raise DeadlineExceeded(f"plugin {call.type!r} was not started in time: too many plugins are running")
             try:
-                status, output, errors = _run(executable, env, call.stdin, deadline)
+                status, output, errors = _run(self.root, executable, env, call.stdin, deadline)
             finally:
                 self._slots.release()
         if errors:
@@ -153,23 +162,26 @@ def _quote(output: bytes) -> str:
     return f"{text!r}…" if len(output) > _QUOTED else repr(text)
 
 
-def _start(executable: str, env: dict[str, str], deadline: float) -> subprocess.Popen[bytes]:
+def _start(root: HostRoot, executable: str, env: dict[str, str], deadline: float) -> subprocess.Popen[bytes]:
     """Start the child in a process group of its own; no preexec_fn, so that CPython uses vfork."""
     patience = min(deadline, time.monotonic() + _TEXT_BUSY_SECONDS)
     while True:
         try:
-            return subprocess.Popen(
-                [executable], env=env, start_new_session=True, bufsize=0,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
+            with root.entered():
+                return subprocess.Popen(
+                    [executable], env=env, start_new_session=True, bufsize=0,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                )  # fmt: skip
         except OSError as error:
             if error.errno != errno.ETXTBSY or time.monotonic() > patience:
                 raise IOFailure(f"plugin {executable} cannot be run: {error.strerror}") from error
         time.sleep(0.02)
 
 
-def _run(executable: str, env: dict[str, str], stdin: bytes, deadline: float) -> tuple[int, bytes, bytes]:
-    with _start(executable, env, deadline) as child:
+def _run(
+    root: HostRoot, executable: str, env: dict[str, str], stdin: bytes, deadline: float
+) -> tuple[int, bytes, bytes]:
+    with _start(root, executable, env, deadline) as child:
         try:
             conversation = _Conversation(child, stdin)
             if not conversation.hold(deadline):

@@ -10,7 +10,7 @@ from underlay.cni.config import inject
 from underlay.cni.request import Verb
 from underlay.cni.versions import check_verb
 from underlay.delegate.entries import ExecDelete
-from underlay.delegate.exec import Invocation, find
+from underlay.delegate.exec import Invocation
 from underlay.errors import IncompatibleVersion, InvalidConfig
 from underlay.ipam.allocator import Holder
 
@@ -48,7 +48,8 @@ class Dispatch:
         allocator = self._allocator(call)
         if allocator is not None:
             return allocator.add(call.conf, _holder(call), call.args, record=self._undo.record, deadline=self._deadline)
-        find(call.conf.ipam_type, self._sandbox.path)  # before the ledger hears of a plugin that is not there
+        # before the ledger hears of a plugin that is not there
+        self._executor.find(call.conf.ipam_type, self._sandbox.path)
         conf = inject(call.conf)
         self._undo.record(exec_delete(call, call.conf.ipam_type, conf, self._sandbox, ipam=True))
         invoked = self._invocation(call, Verb.ADD, conf)

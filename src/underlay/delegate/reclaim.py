@@ -66,7 +66,7 @@ class Reclaimer:
         cookies: dict[str, int | None] = {}
         for path in {row.netns for row in rows if row.cookie}:
             try:
-                with Namespace.open(path) as sandbox:
+                with Namespace.open(self._engine.executor.root.locate(path)) as sandbox:
                     cookies[path] = signed(sandbox.cookie)
             except NamespaceGone:
                 cookies[path] = 0
@@ -124,7 +124,8 @@ class Reclaimer:
     def _release(self, place: str, booted: float, keep: frozenset[tuple[str, str]]) -> bool:
         """Whether the directory could not be looked through."""
         try:
-            freed = release_before(place, booted, keep=keep, deadline=time.monotonic() + _DEADLINE)
+            here = self._engine.executor.root.locate(place)
+            freed = release_before(here, booted, keep=keep, deadline=time.monotonic() + _DEADLINE)
         except (UnderlayError, OSError) as error:
             self._engine.log("warn", "reservations of an earlier boot not released", store=place, error=str(error))
             return True

@@ -228,7 +228,7 @@ class Session:
             self._pod_fault = NamespaceGone("the call names no network namespace (CNI_NETNS is empty)")
             return
         try:
-            self._pod = Namespace.open(path, self._host)
+            self._pod = Namespace.open(self._engine.executor.root.locate(path), self._host)
         except (NamespaceGone, KernelError) as error:
             self._pod_fault = error
 
@@ -247,7 +247,7 @@ class Session:
         """DEL may come without CNI_NETNS although the sandbox is still where it was."""
         for path, cookie in {(row.netns, row.cookie) for row in rows if row.boot == self._engine.boot_id and row.netns}:
             try:
-                pod = Namespace.open(path, self._host)
+                pod = Namespace.open(self._engine.executor.root.locate(path), self._host)
             except (NamespaceGone, KernelError) as error:
                 self._pod_fault = error
                 continue

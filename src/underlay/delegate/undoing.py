@@ -102,7 +102,7 @@ class _Work:
     def _try(self, leftover: Leftover, entry: Release | ExecDelete | RemoveFile) -> None:
         try:
             if isinstance(entry, Release):
-                release(entry, deadline=self._deadline)
+                release(entry, deadline=self._deadline, locate=self._executor.root.locate)
             elif isinstance(entry, RemoveFile):
                 info_file.remove(entry.path)
             else:

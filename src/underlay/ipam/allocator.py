@@ -21,6 +21,11 @@ class Holder(NamedTuple):
     ifname: str
 
 
+def as_written(path: str) -> str:
+    """Where a path of the node is, for a process whose own root is the node's."""
+    return path
+
+
 class Allocator(Protocol):
     """One IPAM plugin. ``conf`` is the configuration of the plugin that asks, whole; its "ipam" section is read.
 

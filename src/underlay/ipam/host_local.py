@@ -19,6 +19,7 @@ from underlay.cni.result import DNS, NO_DNS, IPConfig, Result, Route
 from underlay.errors import CheckFailed, InvalidConfig, NoAddressLeft, NotAvailable
 from underlay.ipam import requested, store
 from underlay.ipam.allocate import assign, candidates
+from underlay.ipam.allocator import as_written
 from underlay.ipam.ranges import RangeSection, parse_sets, show
 from underlay.ipam.section import check_count, check_routes
 from underlay.ipam.undo import Release
@@ -120,10 +121,16 @@ def store_of(conf: PluginConfig) -> str:
 
 
 class HostLocal:
-    """The plugin; holds no state, all of it is in the files."""
+    """The plugin; holds no state, all of it is in the files.
+
+    ``locate`` says where a path of the node is for this process, whose own root may be a container's.
+    """
 
     name: Final = "host-local"
     keys: Final = _Keys
+
+    def __init__(self, locate: Callable[[str], str] = as_written) -> None:
+        self._locate = locate
 
     def parse(self, conf: PluginConfig, args: Mapping[str, str]) -> Pool:
         """The checked section, its range sets known to serve every address that is asked for."""
@@ -143,8 +150,8 @@ class HostLocal:
         Raises NoAddressLeft, InvalidConfig, StateUnwritable, DeadlineExceeded.
         """
         pool, wanted = _plan(conf, args)
-        dns = read_resolv_conf(pool.resolv_conf) if pool.resolv_conf else NO_DNS
-        with store.Store(pool.directory, deadline) as locked:
+        dns = read_resolv_conf(self._locate(pool.resolv_conf)) if pool.resolv_conf else NO_DNS
+        with store.Store(self._locate(pool.directory), deadline) as locked:
             while True:
                 choices = [_choose(pool, locked, n, one) for n, one in enumerate(wanted)]
                 addresses = tuple(choice.address for choice in choices)
@@ -160,20 +167,21 @@ class HostLocal:
     def check(self, conf: PluginConfig, holder: Holder, args: Mapping[str, str]) -> None:
         """Raise CheckFailed unless every address of prevResult that lies in our ranges is still held, one at least."""
         pool = read(conf)
+        directory = self._locate(pool.directory)
         ours = [ip.address.partition("/")[0] for ip in (conf.prev.ips if conf.prev else ()) if _in_pool(ip, pool)]
         for address in ours:
-            if not store.holds(pool.directory, holder, address):
+            if not store.holds(directory, holder, address):
                 raise CheckFailed(f"{pool.directory}: {address} is not reserved for container {holder.container_id}")
-        if not ours and (conf.prev is not None or not store.held(pool.directory, holder)):
+        if not ours and (conf.prev is not None or not store.held(directory, holder)):
             raise CheckFailed(f"{pool.directory}: no address is reserved for container {holder.container_id}")
 
     def delete(self, conf: PluginConfig, holder: Holder, *, deadline: float) -> None:
         """Give back everything of the holder."""
-        store.release(store_of(conf), holder, deadline=deadline)
+        store.release(self._locate(store_of(conf)), holder, deadline=deadline)
 
     def status(self, conf: PluginConfig) -> None:
         """Raise NotAvailable where the directory cannot be written, InvalidConfig for a wrong section."""
-        path = read(conf).directory
+        path = self._locate(read(conf).directory)
         while not os.path.isdir(path) and path not in ("", "/"):
             path = os.path.dirname(path)
         if not os.access(path, os.W_OK):
@@ -181,7 +189,7 @@ class HostLocal:
 
     def gc(self, conf: PluginConfig, keep: frozenset[tuple[str, str]], *, deadline: float) -> None:
         """Give back the network's reservations that none of ``keep`` (container id, interface name) holds."""
-        store.collect(store_of(conf), keep, deadline=deadline)
+        store.collect(self._locate(store_of(conf)), keep, deadline=deadline)
 
 
 HOST_LOCAL: Final = HostLocal()
@@ -202,7 +210,7 @@ def _choose(pool: Pool, locked: store.Store, index: int, wanted: tuple[Range, Ad
             return _Choice(index, wanted[0], address)
         raise NoAddressLeft(
             f'the requested address {address} of network "{pool.network}" is taken by '
-            + store.holder_of(pool.directory, address),
+            + store.holder_of(locked.directory, address),
             hint="Request another address, or delete the container that holds it.",
         )
     for one, value in candidates(pool.sets[index], locked.last(index)):

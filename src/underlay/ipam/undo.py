@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from underlay.ipam import store
-from underlay.ipam.allocator import Holder
+from underlay.ipam.allocator import Holder, as_written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PATIENCE = 10.0  # seconds for the lock where the caller has no deadline: a peer holds it for microseconds
 
@@ -28,11 +32,11 @@ class Release(msgspec.Struct, frozen=True, tag="release", omit_defaults=True):
     addresses: tuple[str, ...] = ()
 
 
-def release(entry: Release, *, deadline: float | None = None) -> None:
-    """Carry out an entry; once more, or without anything to give back, changes nothing.
+def release(entry: Release, *, deadline: float | None = None, locate: Callable[[str], str] = as_written) -> None:
+    """Carry out an entry; once more, or without anything to give back, changes nothing. ``locate``: see HostLocal.
 
     Raises StateUnwritable, DeadlineExceeded.
     """
-    directory = os.path.join(entry.data_dir, entry.network)
+    directory = locate(os.path.join(entry.data_dir, entry.network))
     until = time.monotonic() + _PATIENCE if deadline is None else deadline
     store.release(directory, Holder(entry.container_id, entry.ifname), entry.addresses, deadline=until)
