@@ -16,6 +16,7 @@ from underlay.daemon.config import LogSettings, Settings, load
 from underlay.kube import manifest
 from underlay.multus import annotations
 from underlay.multus import config as multus
+from underlay.multus import daemon_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -60,6 +61,32 @@ def test_the_devices_page_ties_a_network_and_names_the_defaults() -> None:
     rows = re.findall(r"(?m)^\| `(\w+)` \| `(/\S+)` \|$", (ROOT / "docs/devices.md").read_text())
     assert {key: getattr(Settings(), key) for key, _ in rows} == dict(rows)
     assert len(rows) == 3
+
+
+def rows(page: str, heading: str) -> dict[str, str]:
+    """First and last cell of every row of the table below a heading."""
+    section = (ROOT / page).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return {found[1]: found[2] for found in re.finditer(r"(?m)^\| `(\w+)` \|.*\| (.*) \|$", section)}
+
+
+def test_the_multus_page_holds_every_key_of_the_runtimes_file() -> None:
+    protocol = {"cniVersion", "name", "type", "capabilities"}
+    table = rows("docs/multus.md", "The file that the runtime reads")
+    assert set(table) == protocol | set(multus.Keys.__struct_encode_fields__)
+    idle = {key for key, words in table.items() if words.startswith("no effect")}
+    assert idle == {key for key in multus.WITHOUT_EFFECT if key in table}
+
+
+def test_the_multus_page_holds_every_key_of_its_daemons_file() -> None:
+    table = rows("docs/multus.md", "The file of Multus' own daemon")
+    assert set(table) == set(daemon_file.FileKeys.__struct_encode_fields__) - set(daemon_file.OVER)
+    assert {key for key, words in table.items() if words.startswith("no effect")} == set(daemon_file.WITHOUT_EFFECT)
+
+
+def test_the_examples_of_the_multus_page_are_without_warnings() -> None:
+    of_the_runtime, of_the_daemon = blocks("docs/multus.md", "json")
+    assert multus.parse(of_the_runtime.encode()).warnings == ()
+    assert daemon_file.parse(of_the_daemon.encode()).warnings == ()
 
 
 def test_the_daemons_page_holds_every_key_with_its_default(tmp_path: Path) -> None:

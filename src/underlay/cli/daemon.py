@@ -13,6 +13,7 @@ keys of the configuration file (YAML or JSON), with their defaults:
   bin_dir: [/opt/cni/bin]              plugins that are not built in, after CNI_PATH
   manifest_dir: /etc/underlay/manifests  pods and NetworkAttachmentDefinitions as files
   chroot_dir: ""                       where the node's root lies, in a container; "": it is the daemon's own
+  multus_daemon_config: ""             a daemon-config.json of Multus, taken over as it is
   workers: 16                          requests served at a time
   queue: 1024                          requests that wait for a worker
   deadline: 55                         seconds one request may take
@@ -53,6 +54,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--config", metavar="FILE", help="default /etc/underlay/underlay.yaml, if it is there")
     for flag in ("--state-dir", "--run-dir", "--conf-dir", "--manifest-dir", "--chroot-dir"):
         parser.add_argument(flag, metavar="DIR")
+    parser.add_argument("--multus-daemon-config", metavar="FILE", help="a daemon-config.json of Multus")
     parser.add_argument("--bin-dir", metavar="DIR", action="append", help="may be given several times")
     parser.add_argument("--workers", type=int, metavar="N")
     parser.add_argument("--queue", type=int, metavar="N")

@@ -40,9 +40,13 @@ from underlay.multus.handler import Multus
 from underlay.net.host_root import HostRoot
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import FrameType
 
+    import msgspec
+
     from underlay.daemon.config import Settings
+    from underlay.daemon.follower import Follower
     from underlay.daemon.frame import Call
 
 _SPOOL_SECONDS = 1.0
@@ -109,6 +113,7 @@ class Daemon:
             ),
             info=DeviceInfo(logs, settings.device_info_dir),
             conf_dir=settings.conf_dir,
+            overrides=self._follow(settings.multus_daemon_config),
         )
         self._reclaimer = Reclaimer(engine)
         self._handler = Handler(
@@ -142,6 +147,8 @@ class Daemon:
         self._server.listen(self._workers.lend)
         self._workers.start()
         threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
+        if self._follower is not None:
+            self._follower.start()
         self._health.state = "ready"
         health.notify("READY=1", os.environ.get("NOTIFY_SOCKET"))
 
@@ -150,6 +157,8 @@ class Daemon:
         self._health.state = "stopping"
         health.notify("STOPPING=1", os.environ.get("NOTIFY_SOCKET"))
         self._stopping.set()
+        if self._follower is not None:
+            self._follower.stop()
         self._workers.stop()
         self._server.close()
         clean = self._workers.join(deadline)
@@ -160,6 +169,20 @@ class Daemon:
             self._ledger.checkpoint()
             self._ledger.close()
         return clean
+
+    def _follow(self, path: str) -> Mapping[str, msgspec.Raw] | None:
+        """What a file of Multus' own daemon says for every call; makes the thread that keeps 00-multus.conf."""
+        self._follower: Follower | None = None
+        if not path:
+            return None
+        from underlay.daemon.follower import Follower  # most daemons have no such file
+        from underlay.multus import autoconf, daemon_file
+
+        theirs = daemon_file.load(path)
+        for warning in theirs.warnings:
+            self._log("warn", f"{path}: {warning}")
+        self._follower = Follower(autoconf.Autoconf(theirs.generation, self._log), self._log)
+        return theirs.overrides
 
     def _deliver(self, call: Call, spooled_at: int) -> None:
         self._handler.deliver(call, spooled_at, time.monotonic() + self._settings.deadline)

@@ -42,7 +42,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flight have ended after SIGTERM. ``pod_resources_socket`` and ``device_checkpoint`` are the kubelet's,
     ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4). With ``chroot_dir``, a
     directory in which the node's root is mounted, other plugins run in that root, and what they, the runtime and IPAM
-    sections name is looked for there.
+    sections name is looked for there. ``multus_daemon_config`` is a file of Multus' own daemon,
+    whose settings count where nothing else is set (multus.daemon_file).
     """
 
     state_dir: str = "/var/lib/underlay"
@@ -51,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bin_dir: tuple[str, ...] = ("/opt/cni/bin",)
     manifest_dir: str = "/etc/underlay/manifests"
     chroot_dir: str = ""
+    multus_daemon_config: str = ""
     workers: int = 16
     queue: int = 1024
     deadline: float = 55.0
@@ -70,14 +72,16 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
     ``path`` None means DEFAULT_FILE, which need not exist. Raises IOFailure for a file that cannot be read and
     InvalidConfig, naming the key, for everything else.
     """
-    settings = _read(path)
-    merged = {**settings, **flags}
-    if "log" in flags and isinstance(settings.get("log"), dict):
-        merged["log"] = {**settings["log"], **flags["log"]}
+    merged = _over(_read(path), flags)
     where = path or DEFAULT_FILE
     _known(merged, Settings, "", where)
     if isinstance(merged.get("log"), dict):
         _known(merged["log"], LogSettings, "log.", where)
+    if isinstance(theirs := merged.get("multus_daemon_config"), str) and theirs:
+        _absolute("multus_daemon_config", theirs, where)
+        from underlay.multus import daemon_file  # most daemons have none
+
+        merged = _over(daemon_file.load(theirs).settings, merged)
     if isinstance(merged.get("bin_dir"), str):
         merged["bin_dir"] = [merged["bin_dir"]]
     try:
@@ -88,6 +92,14 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
     given = {*flags, *(f"log.{key}" for key in flags.get("log", ()))}
     _sane(checked, lambda key: "the command line" if key in given else where)
     return checked
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """One mapping of settings over another, "log" key by key."""
+    merged = {**below, **above}
+    if isinstance(below.get("log"), dict) and isinstance(above.get("log"), dict):
+        merged["log"] = {**below["log"], **above["log"]}
+    return merged
 
 
 def _read(path: str | None) -> dict[str, Any]:

@@ -70,6 +70,10 @@ class Watch:
         poll.register(self._fd, select.POLLIN)
         poll.poll(max(0, int(timeout * 1000)))
 
+    def fileno(self) -> int:
+        """For a poll of one's own: readable at the next event, ignored ones included."""
+        return self._fd
+
     def close(self) -> None:
         """End all watches."""
         os.close(self._fd)

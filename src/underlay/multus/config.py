@@ -23,7 +23,8 @@ DEFAULT_GLOBAL_NAMESPACE: Final = "default"
 
 _OWN_LOG: Final = "one log, the daemon's, holds a line of every request; its configuration says where"
 _THICK: Final = "it belongs to the configuration file of Multus' own daemon"
-_WITHOUT_EFFECT: Final = {
+_NOTHING: Final[Mapping[str, msgspec.Raw]] = {}
+WITHOUT_EFFECT: Final = {
     "kubeconfig": "pods and networks are read from the daemon's own source",
     "cniDir": "the daemon's ledger takes its place",
     "logFile": _OWN_LOG,
@@ -72,8 +73,8 @@ class _LogOptions(msgspec.Struct, frozen=True, rename="camel"):
     compress: bool | None = None
 
 
-class _Keys(msgspec.Struct, frozen=True, rename="camel"):
-    """The keys of the reference, with their types; those of _WITHOUT_EFFECT are checked all the same."""
+class Keys(msgspec.Struct, frozen=True, rename="camel"):
+    """The keys of the reference, with their types; those of WITHOUT_EFFECT are checked all the same."""
 
     cluster_network: str | None = None
     default_networks: tuple[str, ...] | None = None
@@ -95,16 +96,15 @@ class _Keys(msgspec.Struct, frozen=True, rename="camel"):
     log_options: _LogOptions | None = None
 
 
-KEYS: Final = _Keys.__struct_encode_fields__
-
-
-def parse(raw: bytes) -> MultusConfig:
-    """The configuration of one call, standard input's bytes.
+def parse(raw: bytes, overrides: Mapping[str, msgspec.Raw] = _NOTHING) -> MultusConfig:
+    """The configuration of one call, standard input's bytes, with ``overrides`` over its keys.
 
     Raises DecodeFailure, IncompatibleVersion, InvalidConfig naming the key.
     """
+    if overrides:
+        raw = _overridden(raw, overrides)
     plugin = cni.parse_plugin(raw)
-    keys = cni.decode(raw, _Keys)
+    keys = cni.decode(raw, Keys)
     _check_choice(keys)
     chain = keys.auxiliary_cni_chain_name or ""
     if chain and (wrong := plugin_fault(chain)):
@@ -128,7 +128,17 @@ def parse(raw: bytes) -> MultusConfig:
     )
 
 
-def _check_choice(keys: _Keys) -> None:
+def _overridden(raw: bytes, overrides: Mapping[str, msgspec.Raw]) -> bytes:
+    """The configuration with those keys over its own; what they exclude gives way to them."""
+    given = cni.decode(raw, dict[str, msgspec.Raw])
+    if "delegates" in overrides:
+        given = {key: value for key, value in given.items() if key not in ("clusterNetwork", "defaultNetworks")}
+    elif "clusterNetwork" in overrides:
+        given.pop("delegates", None)
+    return msgspec.json.encode({**given, **overrides})
+
+
+def _check_choice(keys: Keys) -> None:
     """``delegates`` and ``clusterNetwork`` exclude each other, and one of them says what a pod's first NIC is."""
     if keys.delegates and (keys.cluster_network or keys.default_networks):
         other = "clusterNetwork" if keys.cluster_network else "defaultNetworks"
@@ -168,8 +178,8 @@ def _global(value: str | Sequence[str] | None) -> frozenset[str]:
 
 
 def _warnings(raw: bytes) -> tuple[str, ...]:
-    unknown = cni.unknown_fields(raw, _Keys)
+    unknown = cni.unknown_fields(raw, Keys)
     given = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    idle = [f'"{key}" has no effect: {reason}' for key, reason in _WITHOUT_EFFECT.items() if key in given]
+    idle = [f'"{key}" has no effect: {reason}' for key, reason in WITHOUT_EFFECT.items() if key in given]
     strange = [f'"{key}" is no key of a multus configuration and has no effect' for key in unknown]
-    return tuple(idle + [words for key, words in zip(unknown, strange, strict=True) if key not in _WITHOUT_EFFECT])
+    return tuple(idle + [words for key, words in zip(unknown, strange, strict=True) if key not in WITHOUT_EFFECT])

@@ -11,7 +11,7 @@ Budget of this layer's own share of an ADD (configuration and annotation seen be
 from __future__ import annotations
 
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from underlay.cni import config as cni
@@ -29,7 +29,9 @@ from underlay.multus.networks import ConfigFiles, Networks
 from underlay.multus.plan import configured, named, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    import msgspec
 
     from underlay.cni.request import Request
     from underlay.delegate.attachment import Attachment
@@ -50,12 +52,14 @@ _READY_WAIT: Final = 10.0  # seconds; the runtime comes again, and a worker is h
 
 class Multus:
     """All verbs of the plugin. Thread-safe. ``conf_dir`` counts where a configuration names none; ``devices`` are those
-    of the node's pods, ``info`` the files about them.
+    of the node's pods, ``info`` the files about them; ``overrides``, keys of the multus configuration, count over those
+    of every call.
     """
 
     def __init__(
-        self, engine: Engine, source: Source, log: Log, *, devices: Devices, info: DeviceInfo, conf_dir: str = CONF_DIR
-    ) -> None:
+        self, engine: Engine, source: Source, log: Log, *, devices: Devices, info: DeviceInfo, conf_dir: str = CONF_DIR,
+        overrides: Mapping[str, msgspec.Raw] | None = None,
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._source = source
         self._log = log
@@ -63,7 +67,7 @@ class Multus:
         self._info = info
         self._conf_dir = conf_dir
         self._files = ConfigFiles(log)
-        self._parse = lru_cache(maxsize=_CONFIGS)(configuration.parse)
+        self._parse = lru_cache(maxsize=_CONFIGS)(partial(configuration.parse, overrides=overrides or {}))
         self._warned: set[str] = set()
 
     def run(self, request: Request, deadline: float, report: Report | None = None) -> Result | None:
