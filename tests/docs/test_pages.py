@@ -14,9 +14,8 @@ from underlay.cli.daemon import _EPILOG
 from underlay.cni.config import parse_network
 from underlay.daemon.config import LogSettings, Settings, load
 from underlay.kube import manifest
-from underlay.multus import annotations
+from underlay.multus import annotations, daemon_file
 from underlay.multus import config as multus
-from underlay.multus import daemon_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
