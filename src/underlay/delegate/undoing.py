@@ -7,7 +7,7 @@ newest entry first │ kernel acts … │ an executable's DEL │ kernel acts �
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from underlay.cni.request import Verb
 from underlay.delegate import info_file
 from underlay.delegate.entries import ExecDelete, RemoveFile
 from underlay.delegate.exec import Invocation
-from underlay.errors import UnderlayError
+from underlay.errors import IncompatibleVersion, UnderlayError
 from underlay.ipam.undo import Release, release
 from underlay.net.replay import replay
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from underlay.cni.result import Result
     from underlay.delegate.exec import Executor
     from underlay.net.netns import Namespace
+
+_FIRST_WITH_RESULT: Final = versions.SUPPORTED.index("0.4.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,17 @@ class _Work:
                 self._executor.run(_delete(entry, leftover.result, in_sandbox=self._pod is not None), self._deadline)
         except UnderlayError as error:
             self.undone.errors.append(error)
+            if leftover.result is None and error.code == IncompatibleVersion.code:
+                return  # an executable that does not speak the version has made nothing, and never will delete it
             self.undone.failed.add(leftover.row_id)
 
 
 def _delete(entry: ExecDelete, result: Result | None, *, in_sandbox: bool) -> Invocation:
-    """DEL of an executable: its configuration as at ADD, with the attachment's result as prevResult."""
+    """DEL of an executable: its configuration as at ADD, with the attachment's result as prevResult, which DEL has
+    since version 0.4.0 (specification 0.4.0, section "Parameters", DEL).
+    """
     conf = entry.conf.encode()
-    if result is not None:
+    if result is not None and versions.SUPPORTED.index(entry.version) >= _FIRST_WITH_RESULT:
         keys: dict[str, object] = dict(msgspec.json.decode(conf, type=dict[str, msgspec.Raw]))
         keys["prevResult"] = msgspec.Raw(versions.encode(result, entry.version))
         conf = msgspec.json.encode(keys)
