@@ -40,8 +40,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every ``reclaim_interval`` seconds the ledger is compared with the sandboxes that live; ``health_address`` HOST:PORT
     serves /healthz and /readyz over HTTP, "" does not; ``stop_deadline`` seconds may pass until requests in
     flight have ended after SIGTERM. ``pod_resources_socket`` and ``device_checkpoint`` are the kubelet's,
-    ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4). With ``chroot_dir``,
-    a directory in which the node's root is mounted, other plugins run in that root, and what they, the runtime and IPAM
+    ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4). ``chroot_dir`` is a
+    directory in which the node's root is mounted: other plugins run in it, and what they, the runtime and IPAM
     sections name is looked for there. ``multus_daemon_config`` is a file of Multus' own daemon, whose settings count
     where nothing else is set (multus.daemon_file).
     """
