@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,12 @@ def test_a_daemon_with_multus_own_file_serves_pods_by_what_it_wrote(
         assert not ok
         assert "namespaceIsolation" in printed["msg"]
         assert node.call("DEL", stdin, netns=pod.path) == (True, None)
+        theirs_name = node.bin_dir / "multus-shim"  # files that Multus has written call it so
+        theirs_name.hardlink_to(node.bin_dir / "multus")
+        status = json.dumps({**given, "cniVersion": "1.1.0", "type": "multus-shim"})
+        env = {"CNI_COMMAND": "STATUS", "CNI_PATH": node.path()}
+        done = subprocess.run([theirs_name], env=env, input=status.encode(), capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (0, b"")
     finally:
         node.close()
     lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -114,8 +114,9 @@ def test_results_are_handed_on_through_a_chain_of_both_kinds(node: Recording, po
     """Built-in macvlan with an executed IPAM plugin, then an executed one that makes its result of prevResult."""
     node.plugin("addresses", {key: value for key, value in printed(version, "172.18.4.4/16").items()
                               if key != "interfaces"})  # fmt: skip
-    node.plugin("adds", "printf '%s' \"$conf\" | sed 's/.*\"prevResult\":\\({.*}\\).*/\\1/; "
-                        "s/\"cniVersion\":/\"routes\":[{\"dst\":\"10.99.0.0\\/16\"}],\"cniVersion\":/; s/}$//'")  # fmt: skip
+    take_prev = r"""s/.*"prevResult":\({.*}\).*/\1/; s/}$//"""
+    add_route = r"""s/"cniVersion":/"routes":[{"dst":"10.99.0.0\/16"}],"cniVersion":/"""
+    node.plugin("adds", f"printf '%s' \"$conf\" | sed '{take_prev}; {add_route}'")
     plugins = [{"type": "macvlan", "master": "eth0", "ipam": {"type": "addresses"}}, {"type": "adds"}]
     network = {"cniVersion": version, "name": "chain", "plugins": plugins}
     ok, result = node.call("ADD", node.conf(network), netns=pod.path)

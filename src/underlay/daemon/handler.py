@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from underlay.daemon.health import Health
 
 MULTUS = "multus"
+_MULTUS_NAMES = frozenset({MULTUS, "multus-shim"})  # the second: in files that Multus' own daemon has written
 _CHANGING = frozenset({Verb.ADD, Verb.CHECK, Verb.GC})
 
 
@@ -142,7 +143,7 @@ class Handler:
         return request
 
     def _runner(self, plugin: str) -> Runner:
-        if plugin == MULTUS:
+        if plugin in _MULTUS_NAMES:
             return self._multus
         if plugin in self._builtin:
             return self._engine
