@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.delegate.conftest import Log, soon
+from tests.delegate.conftest import ALLOCATORS, ORIGIN, PLUGINS, Bench, Log, soon
 from tests.node_root import NodeRoot
 
 from underlay.cni.config import parse_plugin
 from underlay.cni.request import Verb
+from underlay.delegate.attachment import Attachment, Sandbox
+from underlay.delegate.engine import Engine
 from underlay.delegate.exec import Executor, Invocation
 from underlay.errors import PluginMissing
 from underlay.ipam.allocator import Holder
 from underlay.ipam.host_local import HostLocal
 from underlay.ipam.undo import Release, release
+from underlay.kube.device_info import DeviceInfo
 from underlay.net.host_root import HostRoot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.conftest import Netns
 
 PATH = ("/opt/none", "/opt/cni/bin")
 
@@ -101,3 +106,21 @@ def test_host_local_keeps_its_reservations_in_the_nodes_directory(node: NodeRoot
     plugin.add(conf, holder, {}, record=recorded.append, deadline=soon())
     plugin.gc(conf, frozenset(), deadline=soon())
     assert sorted(os.listdir(node.path / "data/networks/n")) == ["last_reserved_ip.0", "lock"]
+
+
+def test_device_information_files_are_the_nodes(bench: Bench, node: NodeRoot, pod: Netns, log: Log) -> None:
+    node.bind("/run/netns", "run/sandboxes")
+    executor = Executor(log=log, environ={}, root=HostRoot(str(node.path)))
+    engine = Engine(ledger=bench.ledger, executor=executor, plugins=PLUGINS, allocators=ALLOCATORS, log=log)
+    bench.engines.append(engine)
+    sandbox = Sandbox("c1", f"/var/run/sandboxes/{pod.name}")
+    attachment = Attachment("default/a", bench.macvlan(), "net1", info_file="/var/run/devinfo/cni/x", info=b"{}")
+    with engine.session(sandbox, ORIGIN, soon()) as session:
+        session.add(attachment)
+    assert (node.path / "run/devinfo/cni/x").read_bytes() == b"{}"
+    read = DeviceInfo(log, "/var/run/devinfo", locate=executor.root.locate).read("/var/run/devinfo/cni/x")
+    assert read == {}
+    with engine.session(sandbox, ORIGIN, soon()) as session:
+        assert session.delete() == []
+    assert not (node.path / "run/devinfo/cni/x").exists()
+    assert pod.link("net1") is None

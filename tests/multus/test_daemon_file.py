@@ -93,6 +93,7 @@ def test_a_key_that_multus_does_not_have_is_named_too() -> None:
         ("connectionLimit", True, '"connectionLimit": expected integer'),
         ("logLevel", "loud", "\"logLevel\" 'loud' is none of panic, error, verbose, debug"),
         ("logOptions", {"maxAge": "5"}, '"logOptions.maxAge": expected integer'),
+        ("logOptions", {"maxBackups": -1}, '"logOptions.maxBackups" -1 is negative'),
         ("cniConfigDir", "net.d", "\"cniConfigDir\" 'net.d' is no absolute path"),
         ("multusConfigFile", "automatic", "\"multusConfigFile\" 'automatic' is no absolute path"),
         ("multusAutoconfigDir", [], '"multusAutoconfigDir": expected string'),

@@ -111,7 +111,7 @@ class Daemon:
                 checkpoint=settings.device_checkpoint,
                 blocking=self._workers.lend,
             ),
-            info=DeviceInfo(logs, settings.device_info_dir),
+            info=DeviceInfo(logs, settings.device_info_dir, locate=root.locate),
             conf_dir=settings.conf_dir,
             overrides=self._follow(settings.multus_daemon_config),
         )

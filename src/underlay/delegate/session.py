@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from underlay.delegate.chain import Chain
     from underlay.delegate.engine import Engine
     from underlay.delegate.report import Report
+    from underlay.net.host_root import HostRoot
     from underlay.plugins.context import Context
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -113,7 +114,7 @@ class Session:
         made = _Made(row_id, attachment, UndoLog(partial(self._journal, row_id)))
         self._made.append(made)
         try:
-            _make_info_file(made)
+            _make_info_file(made, self._engine.executor.root)
             made.result = self._chain(network, attachment).add(self._context(made.undo))
         except ThreadLost:
             raise
@@ -347,13 +348,13 @@ class Session:
         return errors
 
 
-def _make_info_file(made: _Made) -> None:
+def _make_info_file(made: _Made, root: HostRoot) -> None:
     """Recorded in any case: a plugin may write it."""
     path, info = made.attachment.info_file, made.attachment.info
     if path:
         made.undo.record(RemoveFile(path))
     if info:
-        info_file.write(path, info)
+        info_file.write(root.locate(path), info)
 
 
 def keep_nothing(_: Sequence[msgspec.Struct]) -> None:

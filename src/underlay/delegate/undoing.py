@@ -106,7 +106,7 @@ class _Work:
             if isinstance(entry, Release):
                 release(entry, deadline=self._deadline, locate=self._executor.root.locate)
             elif isinstance(entry, RemoveFile):
-                info_file.remove(entry.path)
+                info_file.remove(self._executor.root.locate(entry.path))
             else:
                 self._executor.run(_delete(entry, leftover.result, in_sandbox=self._pod is not None), self._deadline)
         except UnderlayError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from underlay.kube.source import Log
 
@@ -25,10 +25,13 @@ _LARGEST = 64 << 10  # bytes; the files hold half a dozen short keys
 
 class DeviceInfo:
     """The files below ``directory``. Thread-safe. One that cannot be read or holds no JSON object is logged and counts
-    as absent: the plugins that need it say so themselves.
+    as absent: the plugins that need it say so themselves. ``locate`` says where a path of the node is for this process.
     """
 
-    def __init__(self, log: Log, directory: str = DIRECTORY) -> None:
+    def __init__(
+        self, log: Log, directory: str = DIRECTORY, *, locate: Callable[[str], str] = lambda path: path
+    ) -> None:
+        self._locate = locate
         self._log = log
         self._directory = directory
 
@@ -47,7 +50,7 @@ class DeviceInfo:
 
     def _read(self, path: str) -> tuple[bytes, Mapping[str, Any] | None]:
         try:
-            with open(path, "rb") as file:
+            with open(self._locate(path), "rb") as file:
                 raw = file.read(_LARGEST + 1)
             if len(raw) > _LARGEST:
                 raise ValueError(f"it is longer than {_LARGEST} bytes")

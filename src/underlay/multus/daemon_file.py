@@ -35,6 +35,7 @@ OVER: Final[Sequence[str]] = (
 )  # fmt: skip
 """Keys of a multus configuration that count over those of every call."""
 _EMPTY: Final = (b'""', b"[]")
+_OPTIONS: Final = {"maxAge": "max_age", "maxSize": "max_size", "maxBackups": "max_backups"}
 _MOST_WORKERS: Final = 1024
 _SOCKET: Final = "run_dir says where the socket lies, and the shims are laid with it"
 WITHOUT_EFFECT: Final[Mapping[str, str]] = {
@@ -143,6 +144,9 @@ def _settings(keys: FileKeys) -> dict[str, Any]:
         raise InvalidConfig(f'"logLevel" {level[:60]!r} is none of {", ".join(_LEVELS)}')
     if limit is not None and limit < 0:
         raise InvalidConfig(f'"connectionLimit" {limit} is negative')
+    for key, attribute in _OPTIONS.items():
+        if (value := getattr(options, attribute, None)) is not None and value < 0:
+            raise InvalidConfig(f'"logOptions.{key}" {value} is negative')
     log = {
         "level": _LEVELS.get(level),
         "file": keys.log_file or None,
