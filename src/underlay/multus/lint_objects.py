@@ -104,7 +104,8 @@ def _without_effect(subject: Subject, config: MultusConfig, at: str) -> Iterator
         key = words.split('"')[1]
         misspelt = "is no key" in words
         severity = Severity.WARNING if misspelt else Severity.INFO
-        yield Finding(subject, severity, joined(at, key), words, meant(key, multus.Keys.__struct_encode_fields__) if misspelt else "")
+        fix = meant(key, multus.Keys.__struct_encode_fields__) if misspelt else ""
+        yield Finding(subject, severity, joined(at, key), words, fix)
 
 
 def pod(subject: Subject, found: Pod, at: str, known: Known) -> list[Finding]:
