@@ -1,0 +1,206 @@
+"""What an API server keeps: objects with resourceVersions, and the history that watches read.
+
+Written from the Kubernetes API concepts ("Efficient detection of changes", "Retrieving large results sets in chunks")
+and RFC 7386 (JSON merge patch). One lock; every change wakes those who wait on :attr:`Objects.changed`.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+Object = dict[str, Any]
+
+PODS = "pods"
+NETWORKS = "network-attachment-definitions"
+EVENTS = "events"
+
+API_VERSION = {
+    PODS: ("v1", "Pod"),
+    EVENTS: ("v1", "Event"),
+    "namespaces": ("v1", "Namespace"),
+    "nodes": ("v1", "Node"),
+    NETWORKS: ("k8s.cni.cncf.io/v1", "NetworkAttachmentDefinition"),
+}
+CLUSTER_SCOPED = {"namespaces", "nodes"}
+
+
+class Refused(Exception):
+    """An answer other than success, as a Status object."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.message = code, reason, message
+
+    def status(self) -> Object:
+        return {
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "code": self.code,
+        }  # fmt: skip
+
+
+def gone() -> Refused:
+    return Refused(410, "Expired", "too old resource version")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One entry of the history: ``old`` is what the object was before, None where it is new."""
+
+    version: int
+    resource: str
+    type: str
+    object: Object
+    old: Object | None
+
+
+@dataclass
+class Objects:
+    """Everything the server holds. ``history`` entries are kept; older watches are told 410 Gone."""
+
+    history: int = 100_000
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    version: int = 1000
+    _kept: dict[str, dict[tuple[str, str], Object]] = field(default_factory=dict)
+    _changes: deque[Change] = field(default_factory=deque)
+    _lost: int = 0
+    _pages: dict[str, tuple[int, list[Object]]] = field(default_factory=dict)
+    _tokens: Any = field(default_factory=itertools.count)
+
+    # -- what tests do -------------------------------------------------------------------------------------------------
+
+    def put(self, resource: str, wanted: Object) -> Object:
+        """Create or replace an object, as any other client would; returns it as stored."""
+        wanted = copy.deepcopy(wanted)
+        meta = wanted.setdefault("metadata", {})
+        if resource not in CLUSTER_SCOPED:
+            meta.setdefault("namespace", "default")
+        with self.changed:
+            old = self._all(resource).get((meta.get("namespace", ""), meta["name"]))
+            if old is not None:
+                meta.setdefault("uid", old["metadata"]["uid"])
+            return self._store(resource, wanted, old)
+
+    def delete(self, resource: str, namespace: str, name: str) -> None:
+        """Remove an object at once."""
+        with self.changed:
+            old = self._all(resource).pop((namespace, name))
+            last = copy.deepcopy(old)
+            self._note(resource, "DELETED", last, old)
+
+    def get(self, resource: str, namespace: str, name: str) -> Object | None:
+        """The object as stored, or None."""
+        with self.changed:
+            return copy.deepcopy(self._all(resource).get((namespace, name)))
+
+    def all(self, resource: str) -> list[Object]:
+        """Every object of a resource, in the order of their making."""
+        with self.changed:
+            return copy.deepcopy(list(self._all(resource).values()))
+
+    def lose_history(self) -> None:
+        """Compact: a watch or a page that is older than now is told 410 Gone."""
+        with self.changed:
+            self.version += 1
+            self._lost = self.version
+            self._changes.clear()
+            self._pages.clear()
+            self.changed.notify_all()
+
+    # -- what requests do ----------------------------------------------------------------------------------------------
+
+    def page(self, resource: str, chosen: Any, limit: int, token: str) -> Object:
+        """A list, or one page of it. 410 where the continue token's version is compacted."""
+        with self.changed:
+            if token:
+                if token not in self._pages:
+                    raise gone()
+                version, rest = self._pages.pop(token)
+            else:
+                version, rest = self.version, [each for each in self._all(resource).values() if chosen(each)]
+            taken = rest[:limit] if limit else rest
+            meta: Object = {"resourceVersion": str(version)}
+            if len(taken) < len(rest):
+                meta["continue"] = f"page-{next(self._tokens)}"
+                meta["remainingItemCount"] = len(rest) - len(taken)
+                self._pages[meta["continue"]] = (version, rest[limit:])
+        api, kind = API_VERSION[resource]
+        return {"kind": f"{kind}List", "apiVersion": api, "metadata": meta, "items": taken}
+
+    def since(self, resource: str, version: int, patience: float) -> list[Change]:
+        """The changes after ``version``, waiting up to ``patience`` seconds for the first. 410 where they are lost."""
+        with self.changed:
+            self.changed.wait_for(lambda: version < self._lost or self.version > version, patience)
+            if version < self._lost:
+                raise gone()
+            return [each for each in self._changes if each.version > version and each.resource == resource]
+
+    def create(self, resource: str, wanted: Object) -> Object:
+        meta = wanted.setdefault("metadata", {})
+        if not meta.get("name"):
+            meta["name"] = f"{meta.get('generateName', '')}{next(self._tokens):05}"
+        with self.changed:
+            if (meta.get("namespace", ""), meta["name"]) in self._all(resource):
+                raise Refused(409, "AlreadyExists", f'{resource} "{meta["name"]}" already exists')
+            return self._store(resource, wanted, None)
+
+    def patch(self, resource: str, namespace: str, name: str, patch: Object, subresource: str) -> Object:
+        """Apply a merge patch. metadata.uid and resourceVersion in it are preconditions: 409 where they differ.
+
+        Through ``status`` only metadata and status change, as the pod's status strategy has it.
+        """
+        with self.changed:
+            old = self._all(resource).get((namespace, name))
+            if old is None:
+                raise Refused(404, "NotFound", f'{resource} "{name}" not found')
+            for key in ("uid", "resourceVersion"):
+                asked, has = patch.get("metadata", {}).get(key), old["metadata"][key]
+                if asked is not None and asked != has:
+                    words = f"Precondition failed: {key} in precondition: {asked}, in object meta: {has}"
+                    raise Refused(409, "Conflict", f'Operation cannot be fulfilled on {resource} "{name}": {words}')
+            if subresource:
+                patch = {key: value for key, value in patch.items() if key in ("metadata", subresource)}
+            new = merged(old, patch)
+            new["metadata"]["name"], new["metadata"]["uid"] = name, old["metadata"]["uid"]
+            return self._store(resource, new, old)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _all(self, resource: str) -> dict[tuple[str, str], Object]:
+        return self._kept.setdefault(resource, {})
+
+    def _store(self, resource: str, new: Object, old: Object | None) -> Object:
+        meta = new["metadata"]
+        new["apiVersion"], new["kind"] = API_VERSION[resource]
+        meta.setdefault("uid", str(uuid.uuid4()))
+        meta.setdefault("creationTimestamp", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        self._all(resource)[meta.get("namespace", ""), meta["name"]] = new
+        self._note(resource, "MODIFIED" if old else "ADDED", new, old)
+        return copy.deepcopy(new)
+
+    def _note(self, resource: str, kind: str, new: Object, old: Object | None) -> None:
+        self.version += 1
+        new["metadata"]["resourceVersion"] = str(self.version)
+        self._changes.append(Change(self.version, resource, kind, new, old))
+        while len(self._changes) > self.history:
+            self._lost = self._changes.popleft().version
+        self.changed.notify_all()
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
