@@ -16,12 +16,6 @@ NADS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 STATUS = "/api/v1/namespaces/default/pods/web/status"
 
 
-@pytest.fixture
-def server():
-    with ApiServer() as server:
-        yield server
-
-
 def ask(server, path, *, method="GET", body=None, context=None, headers=None):
     kind = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
     data = None if body is None else json.dumps(body).encode()

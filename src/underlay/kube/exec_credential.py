@@ -1,7 +1,7 @@
 """Credentials from a program, by client.authentication.k8s.io/v1 (Kubernetes: "client-go credential plugins").
 
-    kubeconfig users[].user.exec ──▶ run COMMAND ARGS, KUBERNETES_EXEC_INFO in its environment
-                                 ◀── ExecCredential on its standard output: token or certificate, until when they are good
+kubeconfig users[].user.exec ──▶ run COMMAND ARGS, KUBERNETES_EXEC_INFO in its environment
+                             ◀── ExecCredential on its standard output: token or certificate, until when they are good
 """
 
 from __future__ import annotations

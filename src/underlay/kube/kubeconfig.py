@@ -94,6 +94,7 @@ class Kubeconfig:
         self._contexts = Contexts()
         self._warned: set[str] = set()
         self._exec: ExecCredential | None = None
+        self._files = Files()
         self._load()
 
     def endpoint(self) -> Endpoint:
@@ -158,7 +159,7 @@ class Kubeconfig:
         import yaml  # 15 ms, 3 MiB; kubeconfigs are YAML nearly always
 
         try:
-            content = yaml.load(raw, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            content = yaml.safe_load(raw)
         except (yaml.YAMLError, UnicodeDecodeError) as fault:
             raise ValueError("no YAML: " + " ".join(str(fault).split())) from fault
         if not isinstance(content, dict) or content.get("kind", "Config") != "Config":
@@ -212,9 +213,7 @@ class Kubeconfig:
         ca = self._material(
             files, cluster.certificate_authority, cluster.certificate_authority_data, "certificate-authority"
         )
-        certificate = self._material(
-            files, user.client_certificate, user.client_certificate_data, "client-certificate"
-        )
+        certificate = self._material(files, user.client_certificate, user.client_certificate_data, "client-certificate")
         key = self._material(files, user.client_key, user.client_key_data, "client-key")
         if bool(certificate) != bool(key):
             raise ValueError("client-certificate and client-key are wanted both, or neither")

@@ -32,7 +32,7 @@ from underlay.kube.status_files import SUFFIX, StatusFiles
 
 if TYPE_CHECKING:
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
-    from underlay.kube.source import Log
+    from underlay.kube.source import EventType, Log
 
 _UNSETTLED_NS = 20_000_000
 """File times move in steps of a timer tick (up to 10 ms): a file younger than this may change again unseen."""
@@ -128,6 +128,11 @@ class Manifests:
     def published(self) -> list[tuple[str, str]]:
         """Namespace and name of every pod that has a status file."""
         return self._statuses.listed(self._directories)
+
+    def event(self, pod: Pod, kind: EventType, reason: str, message: str) -> None:
+        """A line of the log: files have nobody who reads Events."""
+        level = "info" if kind == "Normal" else "warn"
+        self._log(level, "event", pod=f"{pod.namespace}/{pod.name}", reason=reason, message=message)
 
     def check(self) -> None:
         """Raise NotAvailable where a file is broken or the directory cannot be read."""

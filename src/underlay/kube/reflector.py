@@ -52,8 +52,8 @@ class Reflector(Generic[Value]):
         self, client: Client, resource: Resource[Value], cache: Cache[Value], log: Log, timing: Timing
     ) -> None:
         self._client = client
-        self._resource = resource
-        self._cache = cache
+        self._resource: Resource[Value] = resource
+        self._cache: Cache[Value] = cache
         self._log = log
         self._timing = timing
         self._backoff = Backoff(timing.first, timing.most)

@@ -10,10 +10,12 @@ wrongly taken for absent would run without its network, so a source that is not 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
+
+EventType = Literal["Normal", "Warning"]
 
 
 class Log(Protocol):
@@ -28,7 +30,7 @@ class Source(Protocol):
 
     def pod(self, namespace: str, name: str, deadline: float, uid: str = "") -> Pod | None:
         """The pod. ``uid`` is the one the runtime named, or empty: a cache that holds an older pod of that name waits
-        for the one asked for, and hands out what it has when the deadline comes (the caller compares).
+        for the one asked for, and hands out the other only where that is sure to be the newest (the caller compares).
         """
 
     def network(self, namespace: str, name: str, deadline: float) -> NetworkAttachmentDefinition | None:
@@ -45,6 +47,12 @@ class Source(Protocol):
     def published(self) -> list[tuple[str, str]]:
         """Namespace and name of every pod whose status is published in a place that it does not vanish from with the
         pod: what a daemon that crashed, or a sandbox that died without DEL, may have left there.
+        """
+
+    def event(self, pod: Pod, kind: EventType, reason: str, message: str) -> None:
+        """Tell the pod's owner what happened, as a Kubernetes Event: ``reason`` one word in CamelCase
+        ("AddedInterface", "NoNetworkFound"), ``message`` a sentence. Returns at once and raises nothing; what happens
+        again is counted, not repeated, and too much of one reason is kept back. Where nobody is told it is a log line.
         """
 
     def check(self) -> None:

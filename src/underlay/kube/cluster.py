@@ -1,0 +1,229 @@
+"""Pods and networks from a live API server.
+
+      ADD ──▶ Cluster ──▶ cache of this node's pods, cache of all networks ◀── list + watch, a thread each
+                 │  └──▶ not there: wait for the watch, then ask the API server once
+                 └─────▶ outbox (on disk) ──▶ publisher, a thread ──▶ network-status, Events
+
+With warm caches an ADD makes no request, and two follow it: its status and an Event. While the API server is away,
+what is in the caches is served, over a restart of the daemon, too, and what cannot be known is TryAgain.
+
+Budget: a look-up 3 us, a status or Event into the outbox 60 us.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from underlay import __version__
+from underlay.errors import DeadlineExceeded, NotAvailable, TryAgain
+from underlay.kube import objects, resources
+from underlay.kube.cache import Cache
+from underlay.kube.client import Client
+from underlay.kube.faults import Refused, Unreachable
+from underlay.kube.kept import Kept
+from underlay.kube.outbox import Outbox, StatusWrite
+from underlay.kube.publisher import Publisher
+from underlay.kube.recorder import Recorder
+from underlay.kube.reflector import Reflector, Timing
+
+if TYPE_CHECKING:
+    from underlay.kube.access import Access
+    from underlay.kube.objects import NetworkAttachmentDefinition, Pod
+    from underlay.kube.resources import Entry, Resource
+    from underlay.kube.source import EventType, Log
+
+_AWAY_HINT = "See why this node does not reach the API server; the runtime retries by itself."
+_MIRROR_HINT = "The kubelet makes the mirror of a static pod as soon as the API server lets it; the runtime retries."
+
+
+@dataclass(slots=True)
+class _Asking:
+    """A request under way that others wait for as well."""
+
+    ended: threading.Event = field(default_factory=threading.Event)
+    found: Entry[Any] | None = None
+    fault: Exception | None = None
+
+
+class Cluster:
+    """A :class:`~underlay.kube.source.Source` over an API server. ``path`` is its file in the state directory."""
+
+    def __init__(self, access: Access, node: str, path: str, log: Log, *, timing: Timing | None = None) -> None:
+        self._timing = timing = timing or Timing()
+        self._client = client = Client(access, f"underlay/{__version__}")
+        self._pods_resource, self._networks_resource = resources.pods(node), resources.networks()
+        self._kept = Kept(path, log, node)
+        self._pods: Cache[Pod] = Cache("pod", self._kept)
+        self._networks: Cache[NetworkAttachmentDefinition] = Cache("network", self._kept)
+        self._asking: dict[tuple[str, ...], _Asking] = {}
+        self._lock = threading.Lock()
+        self._outbox = Outbox(self._kept, log)
+        self._recorder = Recorder(self._outbox)
+        self._threads = (
+            Reflector(client, self._pods_resource, self._pods, log, timing),
+            Reflector(client, self._networks_resource, self._networks, log, timing),
+            Publisher(client, self._outbox, log, node=node, held_uid=self._held_uid, timing=timing),
+        )
+
+    def start(self) -> None:
+        """Begin to listen to the API server; returns at once, whether or not it is there."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop; what is not written yet is kept for the next start."""
+        for thread in self._threads:
+            thread.stop()
+        self._client.close()
+        for thread in self._threads:
+            thread.join()
+        self._kept.close()
+
+    # -- look-ups ----------------------------------------------------------------------------------------------------
+
+    def pod(self, namespace: str, name: str, deadline: float, uid: str = "") -> Pod | None:
+        """The pod. Where the cache does not have it, or has one of another UID, the watch is waited for, and then the
+        API server asked, whose answer counts.
+
+        Raises TryAgain where neither knows, DeadlineExceeded where the time was too short to tell.
+        """
+        if not _can_exist(namespace, name):
+            return None
+        patience = min(deadline, time.monotonic() + self._timing.patience)
+        entry = self._pods.wait((namespace, name), lambda entry: _is(entry, uid), patience)
+        if entry is None:
+            entry = self._ask(self._pods_resource, (namespace, name, uid), deadline)
+        if entry is None and len(uid) == 32 and "-" not in uid:  # the hash that the kubelet names a static pod by
+            raise TryAgain(f"static pod {namespace}/{name} has no mirror at the API server yet", hint=_MIRROR_HINT)
+        return entry.value if entry else None
+
+    def network(self, namespace: str, name: str, deadline: float) -> NetworkAttachmentDefinition | None:
+        """The NetworkAttachmentDefinition; None where the API server says that there is none, asked once for each name.
+
+        Raises TryAgain where that cannot be known, DeadlineExceeded where the time was too short to tell.
+        """
+        key = (namespace, name)
+        if not _can_exist(namespace, name):
+            return None
+        cache = self._networks
+        if cache.find(key) is None:
+            cache.wait_listed(min(deadline, time.monotonic() + self._timing.patience))
+        entry = cache.find(key)
+        if entry is None:
+            if cache.is_absent(key) and cache.state != "listing":
+                return None
+            try:
+                entry = self._ask(self._networks_resource, key, deadline)
+            except TryAgain:
+                if cache.is_absent(key):
+                    return None
+                raise
+            if entry is None:
+                cache.note_absent(key)
+        return entry.value if entry else None
+
+    def check(self) -> None:
+        """Raise NotAvailable where the caches have never been whole."""
+        if fault := self.fault():
+            raise NotAvailable(f"nothing is known of the cluster's objects yet: {fault}", hint=_AWAY_HINT)
+
+    def fault(self) -> str:
+        """Why the caches have never been whole; "" where they have."""
+        return next((f"{cache.kind}s: {cache.cause}" for cache in (self._pods, self._networks) if not cache.ever), "")
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def write_status(self, pod: Pod, status: bytes) -> None:
+        """Put the pod's network-status into the outbox; it takes the place of an older one that still waits there."""
+        self._outbox.post(StatusWrite(pod.namespace, pod.name, pod.uid, pod.static, status.decode()))
+
+    def drop_status(self, namespace: str, name: str, uid: str) -> None:
+        """Forget what waits; what is written goes with the pod."""
+        self._outbox.drop_status(namespace, name, uid)
+
+    def published(self) -> list[tuple[str, str]]:
+        """None: an annotation vanishes with its pod."""
+        return []
+
+    def event(self, pod: Pod, kind: EventType, reason: str, message: str) -> None:
+        """Put an Event on the pod into the outbox, counted and rate-limited."""
+        self._recorder.event(pod, kind, reason, message)
+
+    def waiting(self) -> int:
+        """How many statuses and Events have yet to be written."""
+        return len(self._outbox)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _held_uid(self, namespace: str, name: str) -> str | None:
+        entry = self._pods.find((namespace, name))
+        return entry.uid if entry else None
+
+    def _ask(self, resource: Resource[Any], key: tuple[str, ...], deadline: float) -> Entry[Any] | None:
+        """Ask the API server for one object; those who ask for the same meanwhile get the same answer.
+
+        "The same" includes the UID: an older question's "there is none" says nothing of a pod made after it.
+        """
+        while True:
+            with self._lock:
+                asking = self._asking.get((resource.kind, *key))
+                leads = asking is None
+                if asking is None:
+                    asking = self._asking[(resource.kind, *key)] = _Asking()
+            if leads:
+                self._lead(asking, resource, key, deadline)
+            elif not asking.ended.wait(max(0.0, deadline - time.monotonic())):
+                raise _late(resource, key)
+            elif isinstance(asking.fault, DeadlineExceeded):  # its deadline, not ours
+                continue
+            if asking.fault is not None:
+                raise asking.fault
+            return asking.found
+
+    def _lead(self, asking: _Asking, resource: Resource[Any], key: tuple[str, ...], deadline: float) -> None:
+        try:
+            asking.found = self._get(resource, key[0], key[1], deadline)
+        except TryAgain as fault:
+            asking.fault = fault
+        finally:
+            with self._lock:
+                del self._asking[(resource.kind, *key)]
+            asking.ended.set()
+
+    def _get(self, resource: Resource[Any], namespace: str, name: str, deadline: float) -> Entry[Any] | None:
+        limit = min(deadline, time.monotonic() + self._timing.ask)
+        if time.monotonic() >= deadline:
+            raise _late(resource, (namespace, name))
+        what = f"{resource.kind} {namespace}/{name}"
+        try:
+            raw = self._client.call("GET", resource.target(namespace, name), limit, accept=resource.accept)
+            return resource.entry(raw)
+        except Refused as fault:
+            if fault.status == 404:
+                return None
+            raise TryAgain(f"{what} is not known yet: the API server refuses it: {fault}", hint=_AWAY_HINT) from fault
+        except Unreachable as fault:
+            if time.monotonic() >= deadline:
+                raise _late(resource, (namespace, name)) from fault
+            raise TryAgain(f"{what} is not known yet: {fault}", hint=_AWAY_HINT) from fault
+
+
+def _late(resource: Resource[Any], key: tuple[str, ...]) -> DeadlineExceeded:
+    words = f"{resource.kind} {key[0]}/{key[1]} is not known yet, and the request's time is over"
+    return DeadlineExceeded(words, hint=_AWAY_HINT)
+
+
+def _is(entry: Entry[Pod], uid: str) -> bool:
+    """Whether it is the pod that the runtime calls ``uid``. A static pod's is what its mirror is marked with (kubelet:
+    the annotation kubernetes.io/config.mirror holds the hash that is the static pod's UID).
+    """
+    if not uid or entry.uid == uid:
+        return True
+    return entry.value.static and entry.value.annotations.get(objects.MIRROR) == uid
+
+
+def _can_exist(namespace: str, name: str) -> bool:
+    return objects.is_label(namespace) and objects.is_subdomain(name)
