@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.kube.api_server import ApiServer
 from tests.kube.cluster_bench import Benches
 

@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-
 from tests.kube.api_server import NETWORKS, PODS, Fault, network, pod
 from tests.kube.cluster_bench import QUICK, soon, until
+
 from underlay.errors import DeadlineExceeded, NotAvailable, TryAgain
 
 HASH = "0123456789abcdef0123456789abcdef"

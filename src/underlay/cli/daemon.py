@@ -25,6 +25,11 @@ keys of the configuration file (YAML or JSON), with their defaults:
                                        the kubelet's answer to which devices a pod has, or else
   device_checkpoint: /var/lib/kubelet/device-plugins/kubelet_internal_checkpoint
   device_info_dir: /var/run/k8s.cni.cncf.io/devinfo  files about devices, of device plugins and CNI plugins
+  kube:
+    kubeconfig: ""                     pods and networks from this file's API server, not from manifest_dir
+    context: ""                        of the kubeconfig; "" is its current-context
+    in_cluster: false                  the same with the service account of the daemon's own pod
+    node_name: ""                      this node's name there; "" is NODE_NAME of the environment
   log:
     level: info                        debug, info, warn or error
     file: ""                           "" is standard error
@@ -38,6 +43,7 @@ signals: SIGTERM, SIGINT finish what is in flight and stop, a second one stops a
 examples:
   underlay daemon
   underlay daemon --config /etc/underlay/underlay.yaml --log-level debug
+  underlay daemon --kubeconfig /etc/cni/net.d/multus.d/multus.kubeconfig --node-name node-1
   underlay daemon --run-dir /run/lab --state-dir /run/lab/state --bin-dir /run/lab/bin
 """
 
@@ -63,6 +69,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--reclaim-interval", type=float, metavar="SECONDS")
     parser.add_argument("--stop-deadline", type=float, metavar="SECONDS")
     parser.add_argument("--health-address", metavar="HOST:PORT")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="take pods and networks from this API server")
+    parser.add_argument("--in-cluster", action="store_true", help="the same with the pod's service account")
+    parser.add_argument("--node-name", metavar="NAME", help="this node's name there; default NODE_NAME")
     parser.add_argument("--log-level", metavar="LEVEL", choices=("debug", "info", "warn", "error"))
     parser.add_argument("--log-file", metavar="FILE")
     parser.set_defaults(run=run)
@@ -74,6 +83,6 @@ def run(options: argparse.Namespace) -> int:
 
     flags: dict[str, Any] = {key: value for key, value in vars(options).items() if key not in ("config", "run")}
     log = {key[4:]: flags.pop(key) for key in ("log_level", "log_file") if key in flags}
-    if log:
-        flags["log"] = log
+    kube = {key: flags.pop(key) for key in ("kubeconfig", "in_cluster", "node_name") if key in flags}
+    flags.update({section: given for section, given in (("log", log), ("kube", kube)) if given})
     return app.run(config.load(getattr(options, "config", None), flags))

@@ -40,7 +40,8 @@ from underlay.multus.handler import Multus
 from underlay.net.host_root import HostRoot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from types import FrameType
 
     import msgspec
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from underlay.daemon.config import Settings
     from underlay.daemon.follower import Follower
     from underlay.daemon.frame import Call
+    from underlay.kube.cluster import Cluster
 
 _SPOOL_SECONDS = 1.0
 _M_ARENA_MAX = -8
@@ -102,9 +104,11 @@ class Daemon:
             log=logs,
             blocking=self._workers.lend,
         )
+        self._cluster = _cluster(settings, logs, self._workers.lend)
+        source = self._cluster or Manifests(settings.manifest_dir, logs)
         multus = Multus(
             engine,
-            Manifests(settings.manifest_dir, logs),
+            source,
             logs,
             devices=PodResources(
                 socket=settings.pod_resources_socket,
@@ -138,10 +142,13 @@ class Daemon:
         """Bring the node into the state that the ledger and the spool say, then serve. Raises UnderlayError."""
         if self._settings.health_address:
             self._probes = Probes(*config.split_address(self._settings.health_address), self._health.status)
+        if self._cluster is not None:
+            self._cluster.start()  # its first list arrives while the ledger is gone through
         private_directory(f"{self._settings.run_dir}/spool")
         self._reclaimer.at_start()
         self._health.spooled = self._spool.work_off()
         self._check_ledger()
+        self._check_cluster()
         gc.collect()
         gc.freeze()  # what lives now lives as long as the daemon: no collection looks at it again
         self._server.listen(self._workers.lend)
@@ -164,6 +171,8 @@ class Daemon:
         clean = self._workers.join(deadline)
         if self._probes is not None:
             self._probes.close()
+        if self._cluster is not None:
+            self._cluster.close()
         if clean:
             self._server.release()
             self._ledger.checkpoint()
@@ -195,6 +204,7 @@ class Daemon:
                 if not self._server.reachable():
                     self._reappear()
                 self._health.spooled = self._spool.work_off()
+                self._check_cluster()
                 if time.monotonic() >= next_sweep:
                     self._reclaimer.sweep()
                     self._check_ledger()
@@ -217,6 +227,10 @@ class Daemon:
 
     def _check_ledger(self) -> None:
         self._health.fault("ledger", "" if self._ledger.writable() else f"{self._ledger.path} cannot be written")
+
+    def _check_cluster(self) -> None:
+        if self._cluster is not None:
+            self._health.fault("kubernetes", self._cluster.fault())
 
 
 class _Signals:
@@ -255,6 +269,19 @@ def _state_lock(settings: Settings, log: Logs) -> list[Lock]:
     except StateUnwritable as error:
         log("error", "state directory", error=error.message, hint=error.hint)
         return []
+
+
+def _cluster(settings: Settings, log: Logs, blocking: Callable[[], AbstractContextManager[None]]) -> Cluster | None:
+    """The API server's objects, where one is configured. Raises InvalidConfig or IOFailure for what cannot work."""
+    kube = settings.kube
+    if not kube.used:
+        return None
+    from underlay.kube.access import InCluster  # HTTP and TLS are 6 MiB that a daemon of files does not pay for
+    from underlay.kube.cluster import Cluster
+    from underlay.kube.kubeconfig import Kubeconfig
+
+    access = InCluster(os.environ, log) if kube.in_cluster else Kubeconfig(kube.kubeconfig, log, kube.context)
+    return Cluster(access, config.node_name(kube), f"{settings.state_dir}/kube.db", log, blocking=blocking)
 
 
 def _tune() -> None:

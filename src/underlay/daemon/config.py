@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -30,6 +30,24 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_age: int = 5
     max_count: int = 5
     plugin_dir: str = "/var/log"
+
+
+class KubeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The API server to take pods and networks from, in place of ``manifest_dir``.
+
+    ``kubeconfig`` is a file, ``context`` one of its contexts ("": its current one); ``in_cluster`` takes the pod's own
+    service account. Neither: no API server. ``node_name`` is this node's name there ("": NODE_NAME in the environment).
+    """
+
+    kubeconfig: str = ""
+    context: str = ""
+    in_cluster: bool = False
+    node_name: str = ""
+
+    @property
+    def used(self) -> bool:
+        """Whether there is an API server."""
+        return self.in_cluster or bool(self.kubeconfig)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,10 +82,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device_checkpoint: str = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
     device_info_dir: str = "/var/run/k8s.cni.cncf.io/devinfo"
     log: LogSettings = LogSettings()
+    kube: KubeSettings = KubeSettings()
+
+
+_SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {"log": LogSettings, "kube": KubeSettings}
 
 
 def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
-    """The file's settings with ``flags`` (key to value; "log" holds a mapping of its own) over them.
+    """The file's settings with ``flags`` (key to value; "log" and "kube" hold mappings of their own) over them.
 
     ``path`` None means DEFAULT_FILE, which need not exist. Raises IOFailure for a file that cannot be read and
     InvalidConfig, naming the key, for everything else.
@@ -75,8 +97,9 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
     merged = _over(_read(path), flags)
     where = path or DEFAULT_FILE
     _known(merged, Settings, "", where)
-    if isinstance(merged.get("log"), dict):
-        _known(merged["log"], LogSettings, "log.", where)
+    for section, shape in _SECTIONS.items():
+        if isinstance(merged.get(section), dict):
+            _known(merged[section], shape, f"{section}.", where)
     if isinstance(theirs := merged.get("multus_daemon_config"), str) and theirs:
         _absolute("multus_daemon_config", theirs, where)
         from underlay.multus import daemon_file  # most daemons have none
@@ -89,16 +112,17 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
     except msgspec.ValidationError as error:
         message, _, at = str(error).partition(" - at `$.")
         raise InvalidConfig(f"{where}: {at.rstrip('`') or 'the file'}: {message}", hint=_HINT) from error
-    given = {*flags, *(f"log.{key}" for key in flags.get("log", ()))}
+    given = {*flags, *(f"{section}.{key}" for section in _SECTIONS for key in flags.get(section, ()))}
     _sane(checked, lambda key: "the command line" if key in given else where)
     return checked
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """One mapping of settings over another, "log" key by key."""
+    """One mapping of settings over another, a section key by key."""
     merged = {**below, **above}
-    if isinstance(below.get("log"), dict) and isinstance(above.get("log"), dict):
-        merged["log"] = {**below["log"], **above["log"]}
+    for section in _SECTIONS:
+        if isinstance(below.get(section), dict) and isinstance(above.get(section), dict):
+            merged[section] = {**below[section], **above[section]}
     return merged
 
 
@@ -176,10 +200,29 @@ def _sane(settings: Settings, where: Callable[[str], str]) -> None:
             _absolute(f"log.{key}", getattr(settings.log, key), where(f"log.{key}"))
     if settings.chroot_dir:
         _absolute("chroot_dir", settings.chroot_dir, where("chroot_dir"))
+    if settings.kube.used:
+        _sane_kube(settings.kube, where)
     if settings.health_address:
         split_address(settings.health_address)
     if len(os.fsencode(settings.run_dir)) > 80:  # sockaddr_un holds 108 bytes, "/underlay.sock.new" included
         raise InvalidConfig(f"{where('run_dir')}: run_dir: {settings.run_dir!r} is longer than 80 bytes", hint=_HINT)
+
+
+def _sane_kube(kube: KubeSettings, where: Callable[[str], str]) -> None:
+    if kube.in_cluster and kube.kubeconfig:
+        words = f"{where('kube.in_cluster')}: kube: in_cluster and kubeconfig are both given"
+        raise InvalidConfig(words, hint="Keep one of the two.")
+    if kube.kubeconfig:
+        _absolute("kube.kubeconfig", kube.kubeconfig, where("kube.kubeconfig"))
+    if not node_name(kube):
+        hint = "Set it, or NODE_NAME in the environment from the pod's spec.nodeName (downward API)."
+        words = f"{where('kube.node_name')}: kube.node_name: which node this is, is not known"
+        raise InvalidConfig(words, hint=hint)
+
+
+def node_name(kube: KubeSettings) -> str:
+    """The name of this node at the API server, "" where nobody says it."""
+    return kube.node_name or os.environ.get("NODE_NAME", "")
 
 
 def split_address(address: str) -> tuple[str, int]:

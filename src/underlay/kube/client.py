@@ -4,7 +4,7 @@
     watch(…) ──▶ a connection of its own          ──▶ lines as they come      the same, and at silence Unreachable
 
 A connection that the server closed while it lay idle is no fault: what was asked is asked again on a new one (all that
-this package asks may be asked twice). Why not a client library: docs/decisions/0001-kubernetes-client.md.
+this package asks may be asked twice). Why not a client library: docs/decisions/0006-kubernetes-client.md.
 """
 
 from __future__ import annotations

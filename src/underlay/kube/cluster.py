@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,12 @@ from underlay.kube.recorder import Recorder
 from underlay.kube.reflector import Reflector, Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from underlay.kube.access import Access
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
-    from underlay.kube.resources import Entry, Resource
+    from underlay.kube.resources import Entry, Key, Resource
     from underlay.kube.source import EventType, Log
 
 _AWAY_HINT = "See why this node does not reach the API server; the runtime retries by itself."
@@ -49,9 +53,23 @@ class _Asking:
 
 
 class Cluster:
-    """A :class:`~underlay.kube.source.Source` over an API server. ``path`` is its file in the state directory."""
+    """A :class:`~underlay.kube.source.Source` over an API server.
 
-    def __init__(self, access: Access, node: str, path: str, log: Log, *, timing: Timing | None = None) -> None:
+    ``node`` is this node's name there, ``path`` the source's file in the state directory; ``blocking`` lends the
+    caller's place in its thread pool while the API server is waited for.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        node: str,
+        path: str,
+        log: Log,
+        *,
+        blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
+        timing: Timing | None = None,
+    ) -> None:
+        self._blocking = blocking
         self._timing = timing = timing or Timing()
         self._client = client = Client(access, f"underlay/{__version__}")
         self._pods_resource, self._networks_resource = resources.pods(node), resources.networks()
@@ -92,10 +110,14 @@ class Cluster:
         """
         if not _can_exist(namespace, name):
             return None
-        patience = min(deadline, time.monotonic() + self._timing.patience)
-        entry = self._pods.wait((namespace, name), lambda entry: _is(entry, uid), patience)
-        if entry is None:
-            entry = self._ask(self._pods_resource, (namespace, name, uid), deadline)
+        entry = self._pods.find((namespace, name))
+        if entry is not None and _is(entry, uid):
+            return entry.value
+        with self._blocking():
+            patience = min(deadline, time.monotonic() + self._timing.patience)
+            entry = self._pods.wait((namespace, name), lambda entry: _is(entry, uid), patience)
+            if entry is None:
+                entry = self._ask(self._pods_resource, (namespace, name, uid), deadline)
         if entry is None and len(uid) == 32 and "-" not in uid:  # the hash that the kubelet names a static pod by
             raise TryAgain(f"static pod {namespace}/{name} has no mirror at the API server yet", hint=_MIRROR_HINT)
         return entry.value if entry else None
@@ -108,21 +130,10 @@ class Cluster:
         key = (namespace, name)
         if not _can_exist(namespace, name):
             return None
-        cache = self._networks
-        if cache.find(key) is None:
-            cache.wait_listed(min(deadline, time.monotonic() + self._timing.patience))
-        entry = cache.find(key)
-        if entry is None:
-            if cache.is_absent(key) and cache.state != "listing":
-                return None
-            try:
-                entry = self._ask(self._networks_resource, key, deadline)
-            except TryAgain:
-                if cache.is_absent(key):
-                    return None
-                raise
-            if entry is None:
-                cache.note_absent(key)
+        entry = self._networks.find(key)
+        if entry is None and not (self._networks.is_absent(key) and self._networks.state != "listing"):
+            with self._blocking():
+                entry = self._looked_for(key, deadline)
         return entry.value if entry else None
 
     def check(self) -> None:
@@ -157,6 +168,22 @@ class Cluster:
         return len(self._outbox)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _looked_for(self, key: Key, deadline: float) -> Entry[NetworkAttachmentDefinition] | None:
+        """A network that is not in the cache: the first list may bring it; otherwise the API server is asked."""
+        cache = self._networks
+        cache.wait_listed(min(deadline, time.monotonic() + self._timing.patience))
+        if (entry := cache.find(key)) is not None:
+            return entry
+        try:
+            entry = self._ask(self._networks_resource, key, deadline)
+        except TryAgain:
+            if cache.is_absent(key):
+                return None
+            raise
+        if entry is None:
+            cache.note_absent(key)
+        return entry
 
     def _held_uid(self, namespace: str, name: str) -> str | None:
         entry = self._pods.find((namespace, name))

@@ -40,6 +40,7 @@ ANNOTATION: Final = "k8s.v1.cni.cncf.io/network-status"
 COMPONENT: Final = "underlay"
 _REQUEST_SECONDS = 30.0
 _LONGEST = 60.0
+_LONGEST_END = 5.0  # a thread that is about to connect ends with the process
 _EVERYBODY = frozenset({401, 429, 503})  # says nothing about the one object
 
 
@@ -76,7 +77,7 @@ class Publisher:
 
     def join(self) -> None:
         """Wait for the thread's end; after :meth:`stop`, and after the client is closed."""
-        self._thread.join()
+        self._thread.join(_LONGEST_END)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

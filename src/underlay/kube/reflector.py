@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from underlay.kube.client import Client, Watch
     from underlay.kube.source import Log
 
+_LONGEST_END = 5.0  # seconds; a thread that is about to connect ends with the process
 _BRIEF = 1.0  # seconds; a watch that ends sooner, and without a word, is not repeated at once
 
 
@@ -72,7 +73,7 @@ class Reflector(Generic[Value]):
 
     def join(self) -> None:
         """Wait for the thread's end; after :meth:`stop`, and after the client is closed."""
-        self._thread.join()
+        self._thread.join(_LONGEST_END)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
