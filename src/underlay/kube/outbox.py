@@ -35,6 +35,11 @@ class StatusWrite(msgspec.Struct, frozen=True, tag_field="write", tag="status"):
         """The pod: what concerns one pod is written in order."""
         return self.namespace, self.name
 
+    @property
+    def thing(self) -> tuple[str, ...]:
+        """What there is one write of at a time."""
+        return self.namespace, self.name, self.uid
+
 
 class EventWrite(msgspec.Struct, frozen=True, tag_field="write", tag="event"):
     """``event`` is the Event's own name, decided before the first try, so that it is made once; ``first`` and ``last``
@@ -58,6 +63,11 @@ class EventWrite(msgspec.Struct, frozen=True, tag_field="write", tag="event"):
         """The pod: what concerns one pod is written in order."""
         return self.namespace, self.name
 
+    @property
+    def thing(self) -> tuple[str, ...]:
+        """What there is one write of at a time."""
+        return (self.event,)
+
 
 Write = StatusWrite | EventWrite
 _DECODER: Final = msgspec.json.Decoder(Write)
@@ -71,9 +81,10 @@ class Outbox:
         self._log = log
         self.changed = threading.Condition()
         self._writes: dict[int, Write] = {}
+        self._numbers: dict[tuple[str, ...], int] = {}  # by what a later write of the same thing is found by
         for number, body in kept.outbox():
             try:
-                self._writes[number] = _DECODER.decode(body)
+                self._add(number, _DECODER.decode(body))
             except msgspec.DecodeError:
                 kept.posted([number])
         self._last = max(self._writes, default=0)
@@ -84,23 +95,22 @@ class Outbox:
     def post(self, write: Write) -> None:
         """Append; what it makes obsolete goes: the pod's older status, the oldest Event where there are too many."""
         with self.changed:
-            obsolete = [number for number, each in self._writes.items() if _supersedes(write, each)]
-            if isinstance(write, EventWrite):
-                obsolete += self._too_many()
-            self._remove(obsolete)
+            older = self._numbers.get(write.thing)
+            self._remove([older] if older is not None else self._too_many(write))
             self._last += 1
-            self._writes[self._last] = write
+            self._add(self._last, write)
             self._kept.post(self._last, msgspec.json.encode(write))
             self.changed.notify_all()
 
     def waiting_event(self, event: str, change: Callable[[EventWrite], EventWrite]) -> bool:
         """Replace the waiting write of that Event, where there is one, by what ``change`` makes of it."""
         with self.changed:
-            for number, each in self._writes.items():
-                if isinstance(each, EventWrite) and each.event == event:
-                    self._replace(number, change(each))
-                    return True
-        return False
+            number = self._numbers.get((event,))
+            waiting = None if number is None else self._writes[number]
+            if number is None or not isinstance(waiting, EventWrite):
+                return False
+            self._replace(number, change(waiting))
+            return True
 
     def replace(self, number: int, write: Write) -> None:
         """Put another write in the place of one, if that still waits."""
@@ -138,23 +148,25 @@ class Outbox:
                 passed.add(each.lane)
         return None
 
+    def _add(self, number: int, write: Write) -> None:
+        self._writes[number] = write
+        self._numbers[write.thing] = number
+
     def _replace(self, number: int, write: Write) -> None:
         self._writes[number] = write
         self._kept.post(number, msgspec.json.encode(write))
 
     def _remove(self, numbers: list[int]) -> None:
         for number in numbers:
-            del self._writes[number]
+            self._numbers.pop(self._writes.pop(number).thing, None)
         if numbers:
             self._kept.posted(numbers)
 
-    def _too_many(self) -> list[int]:
+    def _too_many(self, write: Write) -> list[int]:
+        if isinstance(write, StatusWrite) or len(self._writes) < MOST_EVENTS:
+            return []
         events = [number for number, each in self._writes.items() if isinstance(each, EventWrite)]
         if len(events) < MOST_EVENTS:
             return []
         self._log("warn", "too many Events wait for the API server, the oldest is dropped", waiting=len(events))
         return events[:1]
-
-
-def _supersedes(new: Write, old: Write) -> bool:
-    return isinstance(new, StatusWrite) and isinstance(old, StatusWrite) and (new.lane, new.uid) == (old.lane, old.uid)

@@ -77,7 +77,8 @@ class Publisher:
 
     def join(self) -> None:
         """Wait for the thread's end; after :meth:`stop`, and after the client is closed."""
-        self._thread.join(_LONGEST_END)
+        if self._thread.is_alive():
+            self._thread.join(_LONGEST_END)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
