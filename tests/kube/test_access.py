@@ -300,7 +300,7 @@ def test_a_field_that_nobody_knows_is_named_once(tmp_path):
     ]
 
 
-@settings(max_examples=50)
+@settings(max_examples=100)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
                         st.sampled_from(["kind", "clusters", "contexts", "users", "current-context", "name", "cluster",

@@ -168,6 +168,8 @@ class Kubeconfig:
 
     def _entry(self, content: dict[str, Any], kind: str, name: str, shape: type[_Shape]) -> _Shape:
         listed = content.get(f"{kind}s") or []
+        if not isinstance(listed, list):
+            raise ValueError(f"{kind}s: a list is wanted")
         found = next((each for each in listed if isinstance(each, dict) and each.get("name") == name), None)
         if found is None:
             there = ", ".join(str(each.get("name")) for each in listed if isinstance(each, dict)) or "none"
