@@ -64,6 +64,10 @@ def test_flags_go_over_the_file_key_by_key(tmp_path: Path) -> None:
         ("log: [a]", "log: Expected `object`, got `array`"),
         ("health_address: localhost", '"localhost" is not HOST:PORT'),
         (f"run_dir: /{'r' * 100}", "longer than 80 bytes"),
+        ("kube: {kubeconfig: /k, in_cluster: true, node_name: n}", "in_cluster and kubeconfig are both given"),
+        ("kube: {kubeconfig: k, node_name: n}", "kube.kubeconfig: 'k' is no absolute path"),
+        ("kube: {in_cluster: true}", "kube.node_name: which node this is, is not known"),
+        ("kube: {node: n}", 'no key "kube.node"; did you mean "kube.node_name"'),
         ("[1, 2]", "holds no mapping"),
         ("{1: 2}", "holds no mapping"),
         ("a: b: c", "neither JSON nor YAML"),
@@ -74,6 +78,15 @@ def test_a_wrong_key_is_refused_by_name(tmp_path: Path, text: str, words: str) -
     with pytest.raises(InvalidConfig, match=words) as caught:
         load(tmp_path, text)
     assert caught.value.hint
+
+
+def test_the_nodes_name_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_NAME", "from-environment")
+    assert config.node_name(load(tmp_path, "kube: {in_cluster: true}").kube) == "from-environment"
+    assert config.node_name(load(tmp_path, "kube: {in_cluster: true, node_name: n}").kube) == "n"
+    over = load(tmp_path, "kube: {kubeconfig: /a, node_name: n}", kube={"kubeconfig": "/b"}).kube
+    assert (over.kubeconfig, over.node_name) == ("/b", "n")
+    assert not load(tmp_path, "kube: {node_name: n}").kube.used
 
 
 def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:

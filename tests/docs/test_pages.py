@@ -12,7 +12,7 @@ import yaml
 
 from underlay.cli.daemon import _EPILOG
 from underlay.cni.config import parse_network
-from underlay.daemon.config import LogSettings, Settings, load
+from underlay.daemon.config import KubeSettings, LogSettings, Settings, load
 from underlay.kube import manifest
 from underlay.multus import annotations, daemon_file
 from underlay.multus import config as multus
@@ -93,6 +93,7 @@ def test_the_daemons_page_holds_every_key_with_its_default(tmp_path: Path) -> No
     keys = yaml.safe_load(written)
     assert set(keys) == set(Settings.__struct_fields__)
     assert set(keys["log"]) == set(LogSettings.__struct_fields__)
+    assert set(keys["kube"]) == set(KubeSettings.__struct_fields__)
     file = tmp_path / "underlay.yaml"
     file.write_text(written)
     assert load(str(file), {}) == msgspec.convert({}, Settings)
@@ -100,7 +101,8 @@ def test_the_daemons_page_holds_every_key_with_its_default(tmp_path: Path) -> No
 
 def test_the_daemons_help_holds_every_key() -> None:
     told = re.findall(r"(?m)^ +([a-z_]+):", _EPILOG)
-    assert told == [*Settings.__struct_fields__, *LogSettings.__struct_fields__]
+    log, kube = LogSettings.__struct_fields__, KubeSettings.__struct_fields__
+    assert told == [*[key for key in Settings.__struct_fields__ if key != "kube"], *log, "kube", *kube]
 
 
 def test_the_log_line_of_the_page_is_json() -> None:

@@ -25,11 +25,6 @@ keys of the configuration file (YAML or JSON), with their defaults:
                                        the kubelet's answer to which devices a pod has, or else
   device_checkpoint: /var/lib/kubelet/device-plugins/kubelet_internal_checkpoint
   device_info_dir: /var/run/k8s.cni.cncf.io/devinfo  files about devices, of device plugins and CNI plugins
-  kube:
-    kubeconfig: ""                     pods and networks from this file's API server, not from manifest_dir
-    context: ""                        of the kubeconfig; "" is its current-context
-    in_cluster: false                  the same with the service account of the daemon's own pod
-    node_name: ""                      this node's name there; "" is NODE_NAME of the environment
   log:
     level: info                        debug, info, warn or error
     file: ""                           "" is standard error
@@ -37,6 +32,11 @@ keys of the configuration file (YAML or JSON), with their defaults:
     max_age: 5                         days that rotated files are kept
     max_count: 5                       rotated files that are kept
     plugin_dir: /var/log               where plugins' own log_options may write, "" nowhere
+  kube:
+    kubeconfig: ""                     pods and networks from this file's API server, not from manifest_dir
+    context: ""                        of the kubeconfig; "" is its current-context
+    in_cluster: false                  the same with the service account of the daemon's own pod
+    node_name: ""                      this node's name there; "" is NODE_NAME of the environment
 
 signals: SIGTERM, SIGINT finish what is in flight and stop, a second one stops at once; SIGHUP reopens the log files
 
