@@ -11,9 +11,12 @@ from typing import Any
 
 @dataclass
 class Authority:
-    """Makes its files below ``directory``. The server's certificate is for 127.0.0.1 and "kubernetes"."""
+    """Makes its files below ``directory``. The server's certificate is for 127.0.0.1 and "kubernetes"; ``days`` is how
+    long certificates are good: negative, they are over.
+    """
 
     directory: Any
+    days: int = 2
 
     def __post_init__(self) -> None:
         self.ca_file = self._path("ca.crt")
@@ -43,7 +46,8 @@ class Authority:
         with open(self._path(f"{name}.ext"), "w") as file:
             file.write(f"{extension}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n")
         _openssl("x509", "-req", "-in", request, "-CA", self.ca_file, "-CAkey", self._path("ca.key"),
-                 "-days", "2", "-extfile", self._path(f"{name}.ext"), "-out", self._path(f"{name}.crt"))  # fmt: skip
+                 "-days", str(self.days), "-extfile", self._path(f"{name}.ext"),
+                 "-out", self._path(f"{name}.crt"))  # fmt: skip
 
     def _path(self, name: str) -> str:
         return os.path.join(str(self.directory), name)

@@ -335,3 +335,31 @@ def test_a_call_ends_at_its_deadline_and_a_short_answer_is_none(server, tmp_path
     with pytest.raises(Refused, match="404 NotFound"):
         client.call("GET", "/api/v1/nothing", soon(), accept=JSON)
     client.close()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "token", "words"),
+    [
+        ({"server": f"http://{'a' * 70}.invalid:80"}, "t", "label"),
+        ({"server": "http://127.0.0.1:PORT"}, "two\nlines", "Invalid header value"),
+    ],
+)
+def test_what_the_standard_library_calls_a_value_error_is_a_fault_of_the_connection(
+    server, tmp_path, cluster, token, words
+):
+    given = {"server": cluster["server"].replace("PORT", str(server.port))}
+    access = Kubeconfig(config(tmp_path, cluster=given, user={"token": token}), Lines())
+    with pytest.raises(Unreachable, match=words):
+        ask(access)
+    client = Client(access, "test")
+    with pytest.raises(Unreachable, match=words):
+        client.watch("/api/v1/pods?watch=1", accept=JSON, idle=1)
+    client.close()
+
+
+def test_a_certificate_that_this_nodes_clock_does_not_accept_is_said_with_the_clock(tmp_path):
+    over = Authority(tmp_path, days=-1)
+    with ApiServer(authority=over) as server:
+        trusted = {"server": server.url, "certificate-authority": over.ca_file}
+        with pytest.raises(Unreachable, match=r"certificate has expired \(this node's clock says 2"):
+            ask(Kubeconfig(config(tmp_path, cluster=trusted), Lines()))

@@ -33,6 +33,7 @@ class Cache(Generic[Value]):
         self._state: State = "listing"
         self._kept = kept
         self._lock = threading.Lock()
+        self._listed = threading.Event()
         self._waiting: dict[Key, list[threading.Event]] = {}
         self._entries: dict[Key, Entry[Value]] = {entry.key: entry for entry in kept.objects(kind)}
         self._absent: set[Key] = kept.absent(kind)
@@ -80,9 +81,7 @@ class Cache(Generic[Value]):
 
     def wait_listed(self, deadline: float) -> None:
         """Return when the first list has come, or has failed, or at the deadline."""
-        nothing = ("", "")  # no object has that key: woken by a change of state alone
-        while self._state == "listing" and time.monotonic() < deadline:
-            self.wait(nothing, lambda _: False, min(deadline, time.monotonic() + 0.1))
+        self._listed.wait(max(0.0, deadline - time.monotonic()))
 
     def replace(self, entries: Iterable[Entry[Value]]) -> None:
         """Everything, as listed."""
@@ -123,6 +122,7 @@ class Cache(Generic[Value]):
         """Another state; ``cause`` says why it is away."""
         with self._lock:
             self._state, self.cause = state, cause
+            (self._listed.clear if state == "listing" else self._listed.set)()
             self._wake(*self._waiting)
 
     def _wake(self, *keys: Key) -> None:

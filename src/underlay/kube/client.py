@@ -115,7 +115,7 @@ class Client:
             answer = connection.ask("GET", endpoint.prefix + target, None, self._headers(endpoint, accept, ""))
             if answer.status != 200:
                 raise _refusal(answer, answer.read(_CHUNK))
-        except (OSError, http.client.HTTPException) as fault:
+        except (OSError, http.client.HTTPException, ValueError) as fault:
             self._release(connection, keep=False)
             raise _unreachable(endpoint, fault) from fault
         except Refused as refused:
@@ -162,7 +162,7 @@ class Client:
                 if fresh:
                     raise _unreachable(endpoint, fault) from fault
                 continue
-            except (OSError, http.client.HTTPException) as fault:
+            except (OSError, http.client.HTTPException, ValueError) as fault:  # ValueError: a token with a line break
                 raise _unreachable(endpoint, fault) from fault
             finally:
                 self._release(connection, keep=keep)
@@ -186,7 +186,7 @@ class Client:
         limit = min(deadline, time.monotonic() + _CONNECT_SECONDS)
         try:
             sock = socket.create_connection((endpoint.host, endpoint.port), _left(limit))
-        except OSError as fault:
+        except (OSError, ValueError) as fault:  # ValueError: a name that is none
             raise _unreachable(endpoint, fault) from fault
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -195,7 +195,7 @@ class Client:
             if endpoint.context is not None:
                 sock.settimeout(_left(limit))
                 sock = endpoint.context.wrap_socket(sock, server_hostname=endpoint.server_name)
-        except OSError as fault:
+        except (OSError, ValueError) as fault:
             sock.close()
             raise _unreachable(endpoint, fault) from fault
         connection = _Connection(endpoint, sock)
@@ -280,7 +280,7 @@ def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Refused:
 def _unreachable(endpoint: Endpoint, fault: Exception) -> Unreachable:
     if isinstance(fault, ssl.SSLCertVerificationError):
         why = f"its certificate is not accepted: {fault.verify_message}"
-        if "valid" in fault.verify_message or "expired" in fault.verify_message:
+        if "not yet valid" in fault.verify_message or "expired" in fault.verify_message:
             why += f" (this node's clock says {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())})"
     else:
         why = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__

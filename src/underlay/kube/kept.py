@@ -63,7 +63,7 @@ class Kept:
         found: list[Entry[Any]] = []
         statement = "SELECT namespace, name, uid, version, body FROM object WHERE kind = ?"
         for namespace, name, uid, version, body in self._rows(statement, kind):
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
                 found.append(Entry(uid, version, resources.restored(kind, namespace, name, uid, body)))
         return found
 

@@ -195,5 +195,5 @@ _Shape = TypeVar("_Shape")
 def _decoded(decoder: msgspec.json.Decoder[_Shape], raw: bytes | msgspec.Raw) -> _Shape:
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise Unreachable(f"the API server sent what it should not: {fault}") from fault
