@@ -10,6 +10,7 @@ from tests.kube.api_server import NETWORKS, PODS, Fault, network, pod
 from tests.kube.cluster_bench import QUICK, soon, until
 
 from underlay.errors import DeadlineExceeded, NotAvailable, TryAgain
+from underlay.kube.reflector import Timing
 
 HASH = "0123456789abcdef0123456789abcdef"
 
@@ -188,3 +189,22 @@ def test_the_source_stops_within_a_moment(server, benches):
     benches.close()
     assert time.monotonic() - began < 5
     assert [each.name for each in threading.enumerate() if each.name.startswith(("watch-", "publisher"))] == []
+
+
+def test_a_burst_of_new_pods_is_answered_by_the_watch_alone(server, benches):
+    cluster = benches.make(server, timing=Timing(patience=10, first=0.02, most=0.1))
+    synchronised(cluster)
+    found = []
+
+    def add(number):
+        found.append(cluster.pod("default", f"web-{number}", soon(20), f"u{number}").uid)
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(100)]
+    for thread in threads:
+        thread.start()
+    for number in reversed(range(100)):
+        server.put(PODS, pod(f"web-{number}", node="n1", uid=f"u{number}"))
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(f"u{number}" for number in range(100))
+    assert server.asked("get") == []

@@ -7,7 +7,7 @@
 With warm caches an ADD makes no request, and two follow it: its status and an Event. While the API server is away,
 what is in the caches is served, over a restart of the daemon, too, and what cannot be known is TryAgain.
 
-Budget: a look-up 3 us, a status or Event into the outbox 60 us.
+Budget: a look-up 2 us; a status into the outbox 80 us, an Event 150 us, most of it SQLite.
 """
 
 from __future__ import annotations
