@@ -44,6 +44,8 @@ class Definitions:
     def published(self) -> list[tuple[str, str]]:
         return []
 
+    def event(self, pod: Pod, kind: str, reason: str, message: str) -> None: ...
+
     def check(self) -> None: ...
 
 
