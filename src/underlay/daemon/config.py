@@ -190,14 +190,7 @@ def _sane(settings: Settings, where: Callable[[str], str]) -> None:
         value = getattr(settings, key)
         if not least <= value <= most:
             raise InvalidConfig(f"{where(key)}: {key}: {value} is not within {least} and {most}", hint=_HINT)
-    for key in ("max_size", "max_age", "max_count"):
-        if getattr(settings.log, key) < 0:
-            raise InvalidConfig(
-                f"{where(f'log.{key}')}: log.{key}: {getattr(settings.log, key)} is negative", hint=_HINT
-            )
-    for key in ("file", "plugin_dir"):
-        if getattr(settings.log, key):
-            _absolute(f"log.{key}", getattr(settings.log, key), where(f"log.{key}"))
+    _sane_log(settings.log, where)
     if settings.chroot_dir:
         _absolute("chroot_dir", settings.chroot_dir, where("chroot_dir"))
     if settings.kube.used:
@@ -206,6 +199,15 @@ def _sane(settings: Settings, where: Callable[[str], str]) -> None:
         split_address(settings.health_address)
     if len(os.fsencode(settings.run_dir)) > 80:  # sockaddr_un holds 108 bytes, "/underlay.sock.new" included
         raise InvalidConfig(f"{where('run_dir')}: run_dir: {settings.run_dir!r} is longer than 80 bytes", hint=_HINT)
+
+
+def _sane_log(log: LogSettings, where: Callable[[str], str]) -> None:
+    for key in ("max_size", "max_age", "max_count"):
+        if getattr(log, key) < 0:
+            raise InvalidConfig(f"{where(f'log.{key}')}: log.{key}: {getattr(log, key)} is negative", hint=_HINT)
+    for key in ("file", "plugin_dir"):
+        if getattr(log, key):
+            _absolute(f"log.{key}", getattr(log, key), where(f"log.{key}"))
 
 
 def _sane_kube(kube: KubeSettings, where: Callable[[str], str]) -> None:
