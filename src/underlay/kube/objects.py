@@ -39,6 +39,13 @@ class Pod:
     annotations: Mapping[str, str] = field(default_factory=dict)
     static: bool = False
 
+    @property
+    def event_uid(self) -> str:
+        """What an Event on the pod names it by: a static pod's is the kubelet's own for it, which is the mark on its
+        mirror, as `kubectl describe` looks for it.
+        """
+        return self.annotations.get(MIRROR, self.uid)
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkAttachmentDefinition:

@@ -62,7 +62,7 @@ class Recorder:
         """Something happened to the pod. What the rate keeps back is told by the next count that is let through."""
         message = message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
         now, monotonic = self._clock(), time.monotonic()
-        whose = (pod.namespace, pod.name, pod.uid)
+        whose = (pod.namespace, pod.name, pod.event_uid)
         with self._lock:
             series = self._one(pod.name, (*whose, kind, reason, message), now, monotonic)
             series.count += 1
@@ -73,7 +73,7 @@ class Recorder:
                 return
             self._outbox.post(
                 EventWrite(
-                    pod.namespace, pod.name, pod.uid, series.name, kind, reason, message,
+                    *whose, series.name, kind, reason, message,
                     _rfc3339(series.first), _rfc3339(now), series.count, series.sent,
                 )
             )  # fmt: skip
