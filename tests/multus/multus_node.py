@@ -15,6 +15,7 @@ from underlay.daemon import builtin
 from underlay.delegate.engine import Engine
 from underlay.delegate.exec import Executor
 from underlay.delegate.ledger import Ledger
+from underlay.delegate.report import Report
 from underlay.errors import UnderlayError
 from underlay.kube.device_info import DeviceInfo
 from underlay.kube.manifests import Manifests
@@ -122,11 +123,14 @@ class InProcess(Node):
         )
 
     def _call(self, env: dict[str, str], stdin: bytes) -> tuple[bool, bytes]:
+        report = Report()
         with self.ns.entered():
             try:
                 parsed = request.parse("multus", env, stdin)
-                result = self.multus.run(parsed, time.monotonic() + SECONDS)
+                result = self.multus.run(parsed, time.monotonic() + SECONDS, report)
+                report.answered(None)
             except UnderlayError as error:
+                report.answered(error)
                 return False, versions.encode_error(error)
         if parsed.verb is not Verb.ADD or result is None:
             return True, b""

@@ -118,6 +118,7 @@ class Daemon:
             info=DeviceInfo(logs, settings.device_info_dir, locate=root.locate),
             conf_dir=settings.conf_dir,
             overrides=self._follow(settings.multus_daemon_config),
+            blocking=self._workers.lend,
         )
         self._reclaimer = Reclaimer(engine)
         self._handler = Handler(

@@ -157,6 +157,7 @@ class Handler:
         fields, report = entry.fields, entry.report
         if not fields:
             return
+        report.answered(failure)
         if entry.request is not None and (name := entry.request.args.get("K8S_POD_NAME")):
             fields["pod"] = f"{entry.request.args.get('K8S_POD_NAMESPACE', '')}/{name}"
         if report.networks:

@@ -24,7 +24,7 @@ from underlay.delegate.chain import Chain
 from underlay.delegate.ipam import Dispatch
 from underlay.delegate.locks import KeyedLocks
 from underlay.delegate.report import Report
-from underlay.delegate.session import Session, keep_nothing
+from underlay.delegate.session import Session, attachment_of, keep_nothing
 from underlay.errors import TryAgain, UnderlayError
 from underlay.net.netns import Namespace
 from underlay.net.undo import UndoLog
@@ -182,6 +182,17 @@ class Engine:
                 return session.take_back_rows(still)
         except UnderlayError as error:
             return [error]
+
+    def in_use(self, origin: Origin) -> tuple[list[Attachment], set[str]]:
+        """What the ledger holds of ``origin``'s owner and network: each attached network once, under the NIC name it
+        was first seen with, and the containers.
+        """
+        rows = [row for row in self.ledger.rows() if row.owner == origin.owner and row.origin_network == origin.network]
+        networks: dict[tuple[bytes, str], Attachment] = {}
+        for row in rows:
+            attachment = attachment_of(row)
+            networks.setdefault((attachment.conf, attachment.name), attachment)
+        return list(networks.values()), {row.container_id for row in rows}
 
     # -- for sessions ------------------------------------------------------------------------------------------------
 

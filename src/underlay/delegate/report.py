@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from underlay.delegate.attachment import Timing
+    from underlay.errors import UnderlayError
 
 
 @dataclass(slots=True)
@@ -14,9 +17,16 @@ class Report:
     """Filled in by whoever serves the request, read once it is answered. Belongs to one thread.
 
     ``networks`` are the attachments' shown names in their order, ``times`` the plugins' times in theirs, ``faults``
-    the messages of faults that did not fail the request (a DEL's).
+    the messages of faults that did not fail the request (a DEL's). ``afterwards`` are called once the answer is sent,
+    with the failure that was answered, or None: what nobody is to wait for.
     """
 
     networks: list[str] = field(default_factory=list)
     times: list[Timing] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    afterwards: list[Callable[[UnderlayError | None], None]] = field(default_factory=list)
+
+    def answered(self, failure: UnderlayError | None) -> None:
+        """The answer is sent."""
+        for each in self.afterwards:
+            each(failure)

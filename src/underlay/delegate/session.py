@@ -152,10 +152,7 @@ class Session:
         if not rows or any(row.state != "added" for row in rows):
             raise UnknownContainer(f"container {self._sandbox.container_id} is not attached by {self._origin.owner}")
         for row in rows:
-            saved = _decode_call(row.call)
-            attachment = Attachment(
-                row.network, row.conf, row.ifname, saved.name, saved.runtime, saved.cni_args, saved.default_gateways
-            )
+            attachment = attachment_of(row)
             self.check_network(attachment, self._engine.parse(attachment), _result(row))
 
     def check_network(self, attachment: Attachment, network: NetworkConfig, result: Result | None) -> None:
@@ -355,6 +352,14 @@ def _make_info_file(made: _Made, root: HostRoot) -> None:
         made.undo.record(RemoveFile(path))
     if info:
         info_file.write(root.locate(path), info)
+
+
+def attachment_of(row: Row) -> Attachment:
+    """What was asked for when the row was written."""
+    saved = _decode_call(row.call)
+    return Attachment(
+        row.network, row.conf, row.ifname, saved.name, saved.runtime, saved.cni_args, saved.default_gateways
+    )
 
 
 def keep_nothing(_: Sequence[msgspec.Struct]) -> None:

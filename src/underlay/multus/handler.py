@@ -10,7 +10,9 @@ Budget of this layer's own share of an ADD (configuration and annotation seen be
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
@@ -20,25 +22,34 @@ from underlay.cni.result import Result
 from underlay.cni.versions import check_verb
 from underlay.delegate.attachment import Origin, Sandbox
 from underlay.delegate.report import Report
-from underlay.errors import InvalidEnvironment, NotAvailable, PodMismatch, StateUnwritable, TryAgain, UnderlayError
+from underlay.errors import (
+    InvalidEnvironment,
+    LimitedConnectivity,
+    NotAvailable,
+    PodMismatch,
+    StateUnwritable,
+    TryAgain,
+    UnderlayError,
+)
 from underlay.kube.inotify import wait_for_file
+from underlay.kube.objects import Pod
 from underlay.multus import config as configuration
-from underlay.multus import status
+from underlay.multus import events, status
 from underlay.multus.devices import PodDevices
 from underlay.multus.networks import ConfigFiles, Networks
 from underlay.multus.plan import configured, named, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import msgspec
 
     from underlay.cni.request import Request
     from underlay.delegate.attachment import Attachment
-    from underlay.delegate.engine import Engine, Session
+    from underlay.delegate.engine import Engine, Recorded, Session
     from underlay.kube.device_info import DeviceInfo
     from underlay.kube.devices import Devices
-    from underlay.kube.objects import Pod
     from underlay.kube.source import Log, Source
     from underlay.multus.config import MultusConfig
     from underlay.multus.plan import Plan
@@ -47,18 +58,21 @@ OWNER: Final = "multus"
 CONF_DIR: Final = "/etc/cni/multus/net.d"
 _CONFIGS: Final = 64
 _UNREADY_HINT: Final = "The cluster network's own daemon writes that file; see why it does not run on this node."
-_READY_WAIT: Final = 10.0  # seconds; the runtime comes again, and a worker is held meanwhile
+_READY_WAIT: Final = 10.0  # seconds; the runtime comes again
+_LOOK_UP: Final = 1.0  # seconds for a network's name, where only the API server knows whether it is a definition
+_READY_WAITERS: Final = 32  # calls at a time; every one is a thread, and the others find some left
 
 
 class Multus:
     """All verbs of the plugin. Thread-safe. ``conf_dir`` counts where a configuration names none; ``devices`` are those
     of the node's pods, ``info`` the files about them; ``overrides``, keys of the multus configuration, count over those
-    of every call.
+    of every call; ``blocking`` lends the caller's place in its thread pool while the cluster network is waited for.
     """
 
     def __init__(
         self, engine: Engine, source: Source, log: Log, *, devices: Devices, info: DeviceInfo, conf_dir: str = CONF_DIR,
         overrides: Mapping[str, msgspec.Raw] | None = None,
+        blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._source = source
@@ -66,6 +80,8 @@ class Multus:
         self._devices = devices
         self._info = info
         self._conf_dir = conf_dir
+        self._blocking = blocking
+        self._waiters = threading.BoundedSemaphore(_READY_WAITERS)
         self._files = ConfigFiles(log)
         self._parse = lru_cache(maxsize=_CONFIGS)(partial(configuration.parse, overrides=overrides or {}))
         self._warned: set[str] = set()
@@ -97,14 +113,17 @@ class Multus:
         The result is the cluster network's. A pod that exists no more: an empty result.
         """
         config = self._config(request)
-        self._await_ready(config, deadline)
         namespace, name = _identity(request)
         pod = self._pod(request, namespace, name, deadline)
         if name and pod is None:
             self._log("info", "pod exists no more, nothing attached", pod=f"{namespace}/{name}")
             return Result()
         place = f"pod {namespace}/{name}" if pod else f"container {request.container_id}"
+        adding = events.Adding(self._source, pod, place) if pod else None
+        if adding is not None:
+            report.afterwards.append(adding.tell)
         try:
+            self._await_ready(config, deadline)
             attachments = self._plan(config, pod, request, deadline).attachments
             with self._session(request, config, deadline, report) as session:
                 for attachment in attachments:
@@ -112,7 +131,8 @@ class Multus:
                 results = session.settle()
         except UnderlayError as error:
             raise named(error, place) from error
-        if pod is not None:
+        if pod is not None and adding is not None:
+            adding.attached(attachments, results)
             self._publish(pod, attachments, results)
         return results[0]
 
@@ -130,7 +150,10 @@ class Multus:
                 return
             if recorded:
                 namespace, name = recorded[0].pod_namespace, recorded[0].pod_name
-            session.delete(() if recorded or config is None else self._given(config, request, deadline))
+            faults = session.delete(() if recorded or config is None else self._given(config, request, deadline))
+            left = session.recorded() if faults else []
+        if left and name:
+            report.afterwards.append(lambda _: self._tell_left(left, faults))
         if name and not self._engine.pod_elsewhere(namespace, name, request.container_id):
             self._source.drop_status(namespace, name, request.args.get("K8S_POD_UID", ""))
 
@@ -142,7 +165,9 @@ class Multus:
             session.check()
 
     def status(self, request: Request, deadline: float) -> None:
-        """Raise NotAvailable or LimitedConnectivity where ADD could not serve a pod in the configured networks."""
+        """Raise NotAvailable or LimitedConnectivity where ADD could not serve a pod in the configured networks, naming
+        every one that is not well.
+        """
         config = self._config(request)
         check_verb(config.version, Verb.STATUS)
         if config.readiness_file and not wait_for_file(config.readiness_file, 0):
@@ -150,22 +175,23 @@ class Multus:
         self._source.check()
         try:
             networks = configured(config, self._networks(config, deadline))
-            for network in networks:
-                self._engine.parse(network)
         except UnderlayError as error:
             raise NotAvailable(error.message, hint=error.hint) from error
-        self._engine.status(networks, self._sandbox(request, config), deadline)
+        sandbox = self._sandbox(request, config)
+        faults = [fault for each in networks if (fault := self._fault_of(each, sandbox, deadline))]
+        if faults:
+            worst = min(faults, key=lambda fault: fault.code)
+            worst.message = "; ".join(fault.message for fault in faults)
+            raise worst
 
     def gc(self, request: Request, deadline: float, report: Report) -> None:
         """Undo what the ledger holds of this network and the runtime does not list; raises the first fault."""
         config = self._config(request)
         check_verb(config.version, Verb.GC)
         keep = cni.valid_attachments(request.stdin)
-        try:
-            networks: Sequence[Attachment] = configured(config, self._networks(config, deadline))
-        except UnderlayError as error:
-            networks = ()
-            report.faults.append(f"GC leaves out the plugins of the configured networks: {error.message}")
+        networks = self._collected(config, _origin(request, config), keep, deadline, report)
+        # the runtime knows of a container's first NIC alone; whoever holds that holds the others
+        keep |= {(container, network.ifname) for container, _ in keep for network in networks}
         sandbox = self._sandbox(request, config)
         faults = self._engine.gc(_origin(request, config), keep, networks, sandbox, deadline, report)
         self.tidy()
@@ -179,6 +205,38 @@ class Multus:
         for namespace, name in published:
             if (namespace, name) not in living:
                 self._source.drop_status(namespace, name, "")
+
+    def _collected(
+        self, config: MultusConfig, origin: Origin, keep: frozenset[tuple[str, str]], deadline: float, report: Report
+    ) -> list[Attachment]:
+        """The networks whose plugins are told of GC: the configured ones, and those that pods were attached to.
+
+        Of the latter none, where the runtime lists a container that somebody else has attached: under which names is
+        not known, so its addresses would be taken for nobody's.
+        """
+        networks: list[Attachment] = []
+        try:
+            networks += configured(config, self._networks(config, deadline))
+        except UnderlayError as error:
+            report.faults.append(f"GC leaves out the plugins of the configured networks: {error.message}")
+        used, containers = self._engine.in_use(origin)
+        strangers = {container for container, _ in keep} - containers
+        if strangers:
+            words = f"GC leaves out the plugins of the pods' own networks: {min(strangers)} is not in the ledger"
+            report.faults.append(words)
+            return networks
+        known = {network.conf for network in networks}
+        return networks + [network for network in used if network.conf not in known]
+
+    def _fault_of(self, network: Attachment, sandbox: Sandbox, deadline: float) -> UnderlayError | None:
+        """What keeps a network from serving, of code 50 or 51; None where nothing does."""
+        try:
+            self._engine.status([network], sandbox, deadline)
+        except UnderlayError as error:  # an executable's has the code that it printed
+            if error.code in (NotAvailable.code, LimitedConnectivity.code):
+                return named(error, f"network {network.network}")
+            return NotAvailable(f"network {network.network}: {error.message}", hint=error.hint)
+        return None
 
     def _session(self, request: Request, config: MultusConfig | None, deadline: float, report: Report) -> Session:
         return self._engine.session(self._sandbox(request, config), _origin(request, config), deadline, report)
@@ -202,9 +260,22 @@ class Multus:
             self._log("warn", words)
 
     def _await_ready(self, config: MultusConfig, deadline: float) -> None:
-        limit = min(deadline, time.monotonic() + _READY_WAIT)
-        if config.readiness_file and not wait_for_file(config.readiness_file, limit):
-            raise TryAgain(_unready(config), hint=_UNREADY_HINT)
+        if not config.readiness_file or wait_for_file(config.readiness_file, 0):
+            return
+        if self._waiters.acquire(blocking=False):
+            try:
+                with self._blocking():
+                    ready = wait_for_file(config.readiness_file, min(deadline, time.monotonic() + _READY_WAIT))
+            finally:
+                self._waiters.release()
+            if ready:
+                return
+        raise TryAgain(_unready(config), hint=_UNREADY_HINT)
+
+    def _tell_left(self, left: Sequence[Recorded], faults: Sequence[UnderlayError]) -> None:
+        pod = Pod(left[0].pod_namespace, left[0].pod_name, left[0].pod_uid)
+        words = events.incomplete([each.network for each in left], faults)
+        self._source.event(pod, "Warning", events.INCOMPLETE, words)
 
     def _pod(self, request: Request, namespace: str, name: str, deadline: float) -> Pod | None:
         """The pod that the runtime named; None where it named none or it exists no more. Raises PodMismatch."""
@@ -224,10 +295,16 @@ class Multus:
         return made
 
     def _given(self, config: MultusConfig, request: Request, deadline: float) -> Sequence[Attachment]:
-        """What a container that the ledger does not know may have been attached to, as far as can be told."""
+        """What a container that the ledger does not know may have been attached to, as far as can be told at once."""
+        now = time.monotonic()
+        pod = None
         try:
-            pod = self._pod(request, *_identity(request), deadline)
-            return plan(config, pod, request.ifname, self._networks(config, deadline), self._engine.parse).attachments
+            pod = self._pod(request, *_identity(request), now)
+        except UnderlayError as error:
+            self._log("info", "DEL cannot tell the pod of an unknown container", cause=error.message)
+        networks = self._networks(config, min(deadline, now + _LOOK_UP))
+        try:
+            return plan(config, pod, request.ifname, networks, self._engine.parse).attachments
         except UnderlayError as error:
             self._log("info", "DEL cannot tell the networks of an unknown container", cause=error.message)
         return ()

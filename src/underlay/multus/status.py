@@ -14,7 +14,7 @@ from underlay.cni.result import DNS  # noqa: TC001 - msgspec reads the annotatio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from underlay.cni.result import Result
+    from underlay.cni.result import IPConfig, Result
     from underlay.delegate.attachment import Attachment
 
 ANNOTATION: Final = "k8s.v1.cni.cncf.io/network-status"
@@ -58,15 +58,25 @@ def encode(listed: Sequence[NetworkStatus]) -> bytes:
     return msgspec.json.format(_ENCODER.encode(listed), indent=2)
 
 
+def own_addresses(result: Result) -> list[IPConfig]:
+    """The addresses of the NIC that the result is about, and those that name no interface."""
+    return [ip for ip in result.ips if ip.interface in (None, _own(result))]
+
+
+def _own(result: Result) -> int | None:
+    """The index of the first interface that is in the sandbox."""
+    return next((n for n, link in enumerate(result.interfaces) if link.sandbox), None)
+
+
 def _status(attachment: Attachment, result: Result, info: Mapping[str, Any] | None, *, default: bool) -> NetworkStatus:
     """From the first interface of the result that is in the sandbox."""
-    index = next((n for n, link in enumerate(result.interfaces) if link.sandbox), None)
+    index = _own(result)
     link = result.interfaces[index] if index is not None else None
     return NetworkStatus(
         name=attachment.network,
         dns=result.dns,
         interface=link.name if link else attachment.ifname,
-        ips=tuple(ip.address.partition("/")[0] for ip in result.ips if ip.interface in (None, index)),
+        ips=tuple(ip.address.partition("/")[0] for ip in own_addresses(result)),
         mac=link.mac if link else "",
         mtu=link.mtu if link else 0,
         default=default,
