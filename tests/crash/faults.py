@@ -18,7 +18,7 @@ from underlay.net.rtnl import Rtnl
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-LEDGER_WRITES = ("begin", "record", "commit", "deleting", "forget", "remember_store", "note_boot")
+LEDGER_WRITES = ("begin", "record", "rewrite", "commit", "deleting", "forget", "remember_store", "note_boot")
 FILE_ACTS = ("open", "write", "unlink", "makedirs", "ftruncate", "rename", "link")
 GET = 2  # the kind of a message is its type's lowest two bits (rtnetlink.c): new, del, get, set
 

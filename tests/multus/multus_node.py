@@ -21,6 +21,7 @@ from underlay.kube.device_info import DeviceInfo
 from underlay.kube.manifests import Manifests
 from underlay.kube.pod_resources import PodResources
 from underlay.multus.handler import Multus
+from underlay.multus.hotplug import HotPlug
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +48,7 @@ class Node:
         self.manifests = directory / "manifests"
         self.conf_dir = directory / "net.d"
         for each in (self.manifests, self.conf_dir):
-            each.mkdir()
+            each.mkdir(exist_ok=True)
 
     def write(self, path: str, content: object) -> Path:
         """Write JSON (or text as it is) to a file below the node's directory, by rename."""
@@ -98,7 +99,7 @@ class Node:
 class InProcess(Node):
     """The handler over an engine of its own. The calling thread enters the node's namespace for each call."""
 
-    def __init__(self, ns: Any, directory: Path) -> None:
+    def __init__(self, ns: Any, directory: Path, *, hotplug: bool = True) -> None:
         super().__init__(ns, directory)
         self.log = Lines()
         self.ledger = Ledger(str(directory / "ledger.db"), self.log)
@@ -120,7 +121,14 @@ class InProcess(Node):
             devices=PodResources(socket=str(self.kubelet), checkpoint=str(self.checkpoint), patience=0.5),
             info=DeviceInfo(self.log, str(self.device_info)),
             conf_dir=str(self.conf_dir),
+            hotplug=hotplug,
         )
+        self.hotplug = HotPlug(self.multus, self.engine, self.source, self.log)
+
+    def sweep(self) -> None:
+        """Look for changed annotations once."""
+        with self.ns.entered():
+            self.hotplug.sweep()
 
     def _call(self, env: dict[str, str], stdin: bytes) -> tuple[bool, bytes]:
         report = Report()

@@ -34,6 +34,9 @@ class Definitions:
     def pod(self, namespace: str, name: str, deadline: float, uid: str = "") -> Pod | None:
         return None
 
+    def known_pod(self, namespace: str, name: str, uid: str) -> Pod | None:
+        return None
+
     def network(self, namespace: str, name: str, deadline: float) -> NetworkAttachmentDefinition | None:
         return self.networks.get((namespace, name))
 

@@ -37,6 +37,7 @@ from underlay.kube.device_info import DeviceInfo
 from underlay.kube.manifests import Manifests
 from underlay.kube.pod_resources import PodResources
 from underlay.multus.handler import Multus
+from underlay.multus.hotplug import HotPlug
 from underlay.net.host_root import HostRoot
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from underlay.kube.cluster import Cluster
 
 _SPOOL_SECONDS = 1.0
+_HOTPLUG_SECONDS = 1.0
 _M_ARENA_MAX = -8
 # Threads that stand in for those that wait for other plugins' processes or slow clients.
 _SPARE = 64
@@ -118,9 +120,11 @@ class Daemon:
             info=DeviceInfo(logs, settings.device_info_dir, locate=root.locate),
             conf_dir=settings.conf_dir,
             overrides=self._follow(settings.multus_daemon_config),
-            blocking=self._workers.lend,
+            hotplug=settings.hotplug,
         )
         self._reclaimer = Reclaimer(engine)
+        self._hotplug = HotPlug(multus, engine, source, logs)
+        self._follows_pods = threading.Thread(target=self._follow_pods, name="hotplug", daemon=True)
         self._handler = Handler(
             engine=engine,
             multus=multus,
@@ -155,6 +159,8 @@ class Daemon:
         self._server.listen(self._workers.lend)
         self._workers.start()
         threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
+        if self._settings.hotplug:
+            self._follows_pods.start()
         if self._follower is not None:
             self._follower.start()
         self._health.state = "ready"
@@ -170,6 +176,9 @@ class Daemon:
         self._workers.stop()
         self._server.close()
         clean = self._workers.join(deadline)
+        if self._settings.hotplug:
+            self._follows_pods.join(max(0.0, deadline - time.monotonic()))
+            clean = clean and not self._follows_pods.is_alive()
         if self._probes is not None:
             self._probes.close()
         if self._cluster is not None:
@@ -213,6 +222,14 @@ class Daemon:
                     next_sweep = time.monotonic() + self._settings.reclaim_interval
             except Exception:  # the loop is the node's self-healing: it goes on, and the log has the bug
                 self._log("error", "maintenance failed", traceback=traceback.format_exc())
+
+    def _follow_pods(self) -> None:
+        """What a pod's owner changes in its networks annotation while it runs."""
+        while not self._stopping.wait(_HOTPLUG_SECONDS):
+            try:
+                self._hotplug.sweep()
+            except Exception:  # as above
+                self._log("error", "hot-plug failed", traceback=traceback.format_exc())
 
     def _reappear(self) -> None:
         """Somebody has removed the run directory, or the socket: without it no shim finds the daemon."""

@@ -61,7 +61,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4). ``chroot_dir`` is a
     directory in which the node's root is mounted: other plugins run in it, and what they, the runtime and IPAM
     sections name is looked for there. ``multus_daemon_config`` is a file of Multus' own daemon, whose settings count
-    where nothing else is set (multus.daemon_file).
+    where nothing else is set (multus.daemon_file). ``hotplug`` lets NICs come and go as the networks annotation of a
+    pod that runs is changed (multus.hotplug).
     """
 
     state_dir: str = "/var/lib/underlay"
@@ -77,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delegate_limit: int = 64
     reclaim_interval: float = 10.0
     stop_deadline: float = 20.0
+    hotplug: bool = False
     health_address: str = ""
     pod_resources_socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
     device_checkpoint: str = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"

@@ -36,11 +36,14 @@ class Origin:
 
     One origin may own several attachments (Multus: eth0, net1, net2 …). DEL names them all by owner, container id
     and ``ifname``; GC by owner and ``network``, and keeps those whose (container id, ``ifname``) the runtime lists.
+    ``conf``, the call's standard input, is given where the attachments may be changed while the sandbox runs
+    (:mod:`changing`): the ledger then keeps it, and what later plugins have built on the NICs apart.
     """
 
     owner: str
     network: str
     ifname: str
+    conf: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from underlay.cni.config import inject, with_runtime
 from underlay.cni.request import Verb
 from underlay.cni.result import Result
 from underlay.delegate.attachment import Timing
+from underlay.delegate.entries import Chained
 from underlay.delegate.ipam import exec_delete, invocation, may, with_valid_attachments
 from underlay.errors import DeadlineExceeded, NotAvailable, PluginMissing, UnderlayError
 from underlay.plugins.context import Call
+from underlay.plugins.parsed import Parsed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,10 +48,17 @@ class Chain:
         self._executor = executor
         self._times = times
 
-    def add(self, ctx: Context) -> Result:
-        """ADD of every plugin; the first fault is raised and the undoing left to the caller."""
-        prev: Result | None = self._network.plugins[0].prev
-        for conf in self._network.plugins:
+    def add(self, ctx: Context, *, apart: bool = False, onto: Chained | None = None) -> Result:
+        """ADD of every plugin; the first fault is raised and the undoing left to the caller.
+
+        ``apart``: record where the plugins begin that only build on the NIC; ``onto``: ADD of those alone.
+        """
+        plugins = self._network.plugins
+        first, prev = (onto.plugin, onto.prev) if onto is not None else (0, plugins[0].prev)
+        builders = [n for n, conf in enumerate(plugins) if n and self._builds(conf)] if apart else []
+        for number, conf in enumerate(plugins[first:], first):
+            if builders and number == builders[0]:
+                ctx.undo.record(Chained(number, prev or Result()))
             if time.monotonic() > ctx.deadline:
                 raise DeadlineExceeded(f"no time left before plugin {conf.type!r} of network {self._network.name!r}")
             call = self._call(conf, prev)
@@ -119,6 +128,10 @@ class Chain:
             except UnderlayError as error:
                 errors.append(error)
         return errors
+
+    def _builds(self, conf: PluginConfig) -> bool:
+        plugin = self._plugins.get(conf.type)
+        return isinstance(plugin, Parsed) and plugin.chained
 
     def _add(self, call: Call, ctx: Context) -> Result:
         plugin = self._plugins.get(call.conf.type)

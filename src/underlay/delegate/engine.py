@@ -18,13 +18,15 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 from underlay.cni.config import parse_network
+from underlay.cni.request import parse_args
 from underlay.delegate import direct
 from underlay.delegate.attachment import Attachment, Origin, Recorded, Sandbox, Timing
 from underlay.delegate.chain import Chain
+from underlay.delegate.changing import Change
 from underlay.delegate.ipam import Dispatch
 from underlay.delegate.locks import KeyedLocks
 from underlay.delegate.report import Report
-from underlay.delegate.session import Session, attachment_of, keep_nothing
+from underlay.delegate.session import Session, attachment_of, keep_nothing, result_of, saved_call
 from underlay.errors import TryAgain, UnderlayError
 from underlay.net.netns import Namespace
 from underlay.net.undo import UndoLog
@@ -71,7 +73,7 @@ class Engine:
         self.plugins = plugins
         self.log = log
         self.boot_id = boot_id()
-        self._blocking = blocking
+        self.blocking = blocking
         self._locks = KeyedLocks()
         self._parsed: dict[tuple[bytes, str], NetworkConfig] = {}
         self._hosts: list[Namespace] = []
@@ -81,6 +83,28 @@ class Engine:
         by the deadline). A ``netns`` that cannot be opened is a fault of ``add`` and ``check``, not of ``delete``.
         """
         return Session(self, sandbox, origin, deadline, report or Report())
+
+    def change(self, sandbox: Sandbox, origin: Origin, deadline: float, report: Report | None = None) -> Change:
+        """A session that changes what a container is attached to already; to be entered with ``with``."""
+        return Change(self, sandbox, origin, deadline, report or Report())
+
+    def changeable(self, owner: str) -> Iterator[tuple[Sandbox, Origin]]:
+        """The containers whose attachments by ``owner`` are whole and may be changed (``Origin.conf``)."""
+        for rows in by_origin([row for row in self.ledger.rows() if row.owner == owner and row.boot == self.boot_id]):
+            first, saved = rows[0], saved_call(rows[0])
+            if saved.asked and all(row.state == "added" for row in rows):
+                yield (
+                    Sandbox(
+                        first.container_id, first.netns, saved.args_text, parse_args(saved.args_text, tolerant=True),
+                        saved.path, first.pod_namespace, first.pod_name, first.pod_uid,
+                    ),
+                    Origin(owner, first.origin_network, first.origin_ifname, saved.asked),
+                )  # fmt: skip
+
+    def whole(self, container_id: str, origin: Origin) -> list[tuple[Attachment, Result]]:
+        """What a container is attached to by the ledger, oldest first, with its results."""
+        rows = [row for row in self.ledger.find(container_id, origin) if row.state == "added"]
+        return [(attachment_of(row), result) for row in rows if (result := result_of(row)) is not None]
 
     def parse(self, attachment: Attachment) -> NetworkConfig:
         """The attachment's configuration, parsed once for as long as it is in use. Raises InvalidConfig and its kin."""
@@ -201,7 +225,7 @@ class Engine:
         key = (origin.owner, container_id, origin.ifname)
         if self._locks.acquire(key, 0):
             return
-        with self._blocking():
+        with self.blocking():
             if self._locks.acquire(key, deadline - time.monotonic()):
                 return
         raise TryAgain(f"another call for {origin.ifname!r} of container {container_id} has not ended yet")

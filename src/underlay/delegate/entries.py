@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from underlay.cni.result import Result  # noqa: TC001 - msgspec reads the annotation
 from underlay.ipam.undo import Release
 from underlay.net import undo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ExecDelete(msgspec.Struct, frozen=True, tag="exec", omit_defaults=True):
@@ -32,8 +36,33 @@ class RemoveFile(msgspec.Struct, frozen=True, tag="file"):
     path: str
 
 
+class Chained(msgspec.Struct, frozen=True, tag="chained"):
+    """No act. What follows was laid by the chain from its plugin number ``plugin`` (from 0) on, onto ``prev``: it can
+    be taken back, and laid anew, while the NIC stays.
+    """
+
+    plugin: int
+    prev: Result
+
+
+class Moved(msgspec.Struct, frozen=True, tag="moved"):
+    """No act. What follows gave the pod's default routes to this NIC."""
+
+
+class Lifted(msgspec.Struct, frozen=True, tag="lifted"):
+    """No act. What followed :class:`Moved`, or with ``chain`` :class:`Chained`, is being taken back to be laid anew."""
+
+    chain: bool
+
+
+class Laid(msgspec.Struct, frozen=True, tag="laid"):
+    """No act. What was :class:`Lifted` is there again, whole."""
+
+
 class SavedCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What CHECK needs besides the configuration: the rest of the attachment as it was asked for."""
+    """What CHECK needs besides the configuration: the rest of the attachment as it was asked for; ``asked`` is the
+    origin's own configuration, where the attachments may be changed.
+    """
 
     name: str = ""
     args_text: str = ""
@@ -41,10 +70,17 @@ class SavedCall(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime: dict[str, Any] = {}
     cni_args: dict[str, Any] = {}
     default_gateways: tuple[str, ...] = ()
+    asked: bytes = b""
 
 
-Entry = undo.Entry | ExecDelete | RemoveFile | Release
+Entry = undo.Entry | ExecDelete | RemoveFile | Release | Chained | Moved | Lifted | Laid
+_ENCODER = msgspec.json.Encoder()
 _LINE = msgspec.json.Decoder(list[Entry])
+
+
+def encode(known: Sequence[msgspec.Struct]) -> str:
+    """A row's lines, of entries oldest first."""
+    return _ENCODER.encode(known).decode() + "\n" if known else ""
 
 
 def decode(lines: str) -> tuple[list[msgspec.Struct], list[str]]:

@@ -131,6 +131,11 @@ class Ledger:
         with self._writing() as db:
             db.execute("UPDATE attachment SET undo = undo || ? WHERE id = ?", (line, row_id))
 
+    def rewrite(self, row_id: int, undo: str) -> None:
+        """Replace a row's undo lines, after some of them were carried out. Raises StateUnwritable."""
+        with self._writing() as db:
+            db.execute("UPDATE attachment SET undo = ? WHERE id = ?", (undo, row_id))
+
     def commit(self, results: Sequence[tuple[bytes, int]]) -> None:
         """Mark rows as whole, with their results: (result's JSON, row id), all or none. Raises StateUnwritable."""
         statement = "UPDATE attachment SET state = 'added', result = ? WHERE id = ?"

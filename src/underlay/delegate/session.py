@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
 from underlay.cni.result import Result
 from underlay.delegate import default_route, entries, info_file
 from underlay.delegate.attachment import Attachment, Recorded, Timing
-from underlay.delegate.entries import RemoveFile, SavedCall
+from underlay.delegate.entries import Moved, RemoveFile, SavedCall
 from underlay.delegate.ledger import Row, signed
 from underlay.delegate.undoing import Leftover, Undone, take_back
 from underlay.errors import InterfaceExists, IOFailure, KernelError, NamespaceGone, UnderlayError, UnknownContainer
@@ -39,7 +39,7 @@ _NOTHING: Final = Result()
 _ROLLBACK_SECONDS: Final = 5.0  # for executables' DEL after an ADD that took all of its time
 
 
-class _Made:
+class Made:
     """One attachment that this session has made, or is making."""
 
     __slots__ = ("attachment", "result", "row_id", "undo")
@@ -51,6 +51,7 @@ class _Made:
         self.result = _NOTHING
 
     def leftover(self) -> Leftover:
+        """What takes it back."""
         return Leftover(self.row_id, self.undo.entries, None if self.result is _NOTHING else self.result)
 
 
@@ -63,12 +64,12 @@ class Session:
         self._sandbox = sandbox
         self._origin = origin
         self._deadline = deadline
-        self._made: list[_Made] = []
+        self._made: list[Made] = []
         self._whole: set[tuple[str, str]] | None = None
         self._pod: Namespace | None = None
         self._pod_fault: UnderlayError | None = None
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         """Raises TryAgain when another call of this origin and container does not end by the deadline."""
         self._engine.lock(self._sandbox.container_id, self._origin, self._deadline)
         try:
@@ -111,11 +112,11 @@ class Session:
         self._refuse_whole(attachment)
         self.report.networks.append(attachment.network)
         row_id = self._engine.ledger.begin(self._row(attachment))
-        made = _Made(row_id, attachment, UndoLog(partial(self._journal, row_id)))
+        made = Made(row_id, attachment, UndoLog(partial(self._journal, row_id)))
         self._made.append(made)
         try:
             _make_info_file(made, self._engine.executor.root)
-            made.result = self._chain(network, attachment).add(self._context(made.undo))
+            made.result = self._chain(network, attachment).add(self._context(made.undo), apart=bool(self._origin.conf))
         except ThreadLost:
             raise
         except BaseException:
@@ -134,6 +135,8 @@ class Session:
             gateways = mover.attachment.default_gateways
             if not gateways or self._pod is None:
                 continue
+            if self._origin.conf:
+                mover.undo.record(Moved())
             default_route.move(self._pod, mover.undo, ifname=mover.attachment.ifname, gateways=gateways)
             for made in self._made:
                 made.result = default_route.without_default_routes(made.result, gateways)
@@ -142,7 +145,7 @@ class Session:
     def recorded(self) -> list[Recorded]:
         """The attachments of this origin and container in the ledger, oldest first."""
         return [
-            Recorded(row.network, row.ifname, _result(row), row.created, row.pod_namespace, row.pod_name, row.pod_uid)
+            Recorded(row.network, row.ifname, result_of(row), row.created, row.pod_namespace, row.pod_name, row.pod_uid)
             for row in self._engine.ledger.find(self._sandbox.container_id, self._origin)
         ]
 
@@ -153,7 +156,7 @@ class Session:
             raise UnknownContainer(f"container {self._sandbox.container_id} is not attached by {self._origin.owner}")
         for row in rows:
             attachment = attachment_of(row)
-            self.check_network(attachment, self._engine.parse(attachment), _result(row))
+            self.check_network(attachment, self._engine.parse(attachment), result_of(row))
 
     def check_network(self, attachment: Attachment, network: NetworkConfig, result: Result | None) -> None:
         """CHECK one network against ``result``."""
@@ -258,7 +261,7 @@ class Session:
         if not self._made:
             return
         try:
-            self._engine.ledger.commit([(_encode(made.result), made.row_id) for made in self._made])
+            self._engine.ledger.commit([(encode_result(made.result), made.row_id) for made in self._made])
         except BaseException:
             self.rollback()
             raise
@@ -291,7 +294,7 @@ class Session:
         sandbox, origin, pod = self._sandbox, self._origin, self._pod
         saved = SavedCall(
             attachment.name, sandbox.args_text, sandbox.path, dict(attachment.runtime), dict(attachment.cni_args),
-            attachment.default_gateways,
+            attachment.default_gateways, origin.conf,
         )  # fmt: skip
         return Row(
             id=0, owner=origin.owner, container_id=sandbox.container_id, ifname=attachment.ifname,
@@ -313,7 +316,7 @@ class Session:
             self._engine.log("error", "undo entry not understood", container=row.container_id, entry=line)
         if row.boot != self._engine.boot_id:  # what was taken away then is not missing now
             known = [entry for entry in known if not isinstance(entry, PutRoute)]
-        return Leftover(row.id, known, _result(row))
+        return Leftover(row.id, known, result_of(row))
 
     def _replay(self, leftovers: Sequence[Leftover], pod: Namespace | None) -> Undone:
         begun = time.perf_counter()
@@ -321,7 +324,7 @@ class Session:
         self.report.times.append(Timing("undo", (time.perf_counter() - begun) * 1000))
         return undone
 
-    def _take_back(self, made: Sequence[_Made]) -> list[UnderlayError]:
+    def _take_back(self, made: Sequence[Made]) -> list[UnderlayError]:
         if not made:
             return []
         errors: list[UnderlayError] = []
@@ -345,7 +348,7 @@ class Session:
         return errors
 
 
-def _make_info_file(made: _Made, root: HostRoot) -> None:
+def _make_info_file(made: Made, root: HostRoot) -> None:
     """Recorded in any case: a plugin may write it."""
     path, info = made.attachment.info_file, made.attachment.info
     if path:
@@ -354,9 +357,19 @@ def _make_info_file(made: _Made, root: HostRoot) -> None:
         info_file.write(root.locate(path), info)
 
 
+def encode_result(result: Result) -> bytes:
+    """As the ledger keeps it."""
+    return _encode(result)
+
+
+def saved_call(row: Row) -> SavedCall:
+    """What else was asked for when the row was written."""
+    return _decode_call(row.call)
+
+
 def attachment_of(row: Row) -> Attachment:
     """What was asked for when the row was written."""
-    saved = _decode_call(row.call)
+    saved = saved_call(row)
     return Attachment(
         row.network, row.conf, row.ifname, saved.name, saved.runtime, saved.cni_args, saved.default_gateways
     )
@@ -366,7 +379,8 @@ def keep_nothing(_: Sequence[msgspec.Struct]) -> None:
     """The journal of verbs that change nothing worth undoing."""
 
 
-def _result(row: Row) -> Result | None:
+def result_of(row: Row) -> Result | None:
+    """The result of the row's ADD; None where it has not come to its end, or nobody can read it."""
     try:
         return _decode_result(row.result) if row.result else None
     except msgspec.MsgspecError:

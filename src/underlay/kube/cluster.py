@@ -122,6 +122,11 @@ class Cluster:
             raise TryAgain(f"static pod {namespace}/{name} has no mirror at the API server yet", hint=_MIRROR_HINT)
         return entry.value if entry else None
 
+    def known_pod(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod in the cache."""
+        entry = self._pods.find((namespace, name))
+        return entry.value if entry is not None and _is(entry, uid) else None
+
     def network(self, namespace: str, name: str, deadline: float) -> NetworkAttachmentDefinition | None:
         """The NetworkAttachmentDefinition; None where the API server says that there is none, asked once for each name.
 

@@ -103,6 +103,11 @@ class Manifests:
             raise _unknown("pod", namespace, name, now.faults)
         return found[0] if found else None
 
+    def known_pod(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod of that name, where its UID is none or that one."""
+        found = self._current().pods.get((namespace, name))
+        return found[0] if found and (not uid or found[0].uid in ("", uid)) else None
+
     def network(self, namespace: str, name: str, deadline: float) -> NetworkAttachmentDefinition | None:
         """The NetworkAttachmentDefinition of that name, or None; TryAgain where a broken file may hold it."""
         now = self._current()

@@ -33,6 +33,9 @@ class Source(Protocol):
         for the one asked for, and hands out the other only where that is sure to be the newest (the caller compares).
         """
 
+    def known_pod(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod as last told, without waiting or asking; None where it is not known, or is known by another UID."""
+
     def network(self, namespace: str, name: str, deadline: float) -> NetworkAttachmentDefinition | None:
         """The NetworkAttachmentDefinition; found without waiting where the source is synchronised."""
 

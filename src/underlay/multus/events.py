@@ -1,6 +1,7 @@
 """What the pod's owner is told of an ADD and a DEL: Kubernetes Events, after the call is answered.
 
     ADD that succeeded     Normal   AddedInterface      one Event, its message names every NIC
+    annotation changed   Normal   RemovedInterface    and AddedInterface, of a pod that runs
     ADD that failed        Warning  a reason per kind   the cause, and what to do
     DEL that left a rest   Warning  DetachIncomplete    what is still there; a DEL that left nothing is no news
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from underlay.kube.source import Source
 
 ADDED: Final = "AddedInterface"
+REMOVED: Final = "RemovedInterface"
 INCOMPLETE: Final = "DetachIncomplete"
 REASONS: Final[dict[type[UnderlayError], str]] = {
     errors.NetworkMissing: "NoNetworkFound",
@@ -73,7 +75,7 @@ class Adding:
             self._source.event(self._pod, "Normal", ADDED, added(self._attachments, self._results))
         else:
             cause = failure.message.removeprefix(f"{self._place}: ")
-            self._source.event(self._pod, "Warning", reason(failure), f"{_sentence(cause)} {failure.hint}")
+            self._source.event(self._pod, "Warning", reason(failure), f"{sentence(cause)} {failure.hint}")
 
 
 def added(attachments: Sequence[Attachment], results: Sequence[Result]) -> str:
@@ -81,10 +83,15 @@ def added(attachments: Sequence[Attachment], results: Sequence[Result]) -> str:
     return "Add " + ", ".join(_each(attachments, results))
 
 
+def removed(attachments: Sequence[Attachment]) -> str:
+    """As in: Remove net1 from default/macvlan-a."""
+    return "Remove " + ", ".join(f"{each.ifname} from {each.network}" for each in attachments)
+
+
 def incomplete(networks: Sequence[str], faults: Sequence[UnderlayError]) -> str:
     """What a DEL has left, and why."""
     causes = "; ".join(dict.fromkeys(fault.message for fault in faults))
-    return _sentence(f"Not everything of {', '.join(networks)} could be taken back: {causes}") + (
+    return sentence(f"Not everything of {', '.join(networks)} could be taken back: {causes}") + (
         " The daemon tries again by itself until it is."
     )
 
@@ -100,5 +107,6 @@ def _each(attachments: Sequence[Attachment], results: Sequence[Result]) -> Itera
         yield f"{attachment.ifname} [{addresses}] from {attachment.network}"
 
 
-def _sentence(words: str) -> str:
+def sentence(words: str) -> str:
+    """The words with a full stop."""
     return words if words.endswith((".", "!", "?")) else f"{words}."

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
@@ -40,8 +39,7 @@ from underlay.multus.networks import ConfigFiles, Networks
 from underlay.multus.plan import configured, named, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Mapping, Sequence
 
     import msgspec
 
@@ -51,6 +49,7 @@ if TYPE_CHECKING:
     from underlay.kube.device_info import DeviceInfo
     from underlay.kube.devices import Devices
     from underlay.kube.source import Log, Source
+    from underlay.multus.changes import Attached
     from underlay.multus.config import MultusConfig
     from underlay.multus.plan import Plan
 
@@ -66,13 +65,14 @@ _READY_WAITERS: Final = 32  # calls at a time; every one is a thread, and the ot
 class Multus:
     """All verbs of the plugin. Thread-safe. ``conf_dir`` counts where a configuration names none; ``devices`` are those
     of the node's pods, ``info`` the files about them; ``overrides``, keys of the multus configuration, count over those
-    of every call; ``blocking`` lends the caller's place in its thread pool while the cluster network is waited for.
+    of every call; with ``hotplug`` the ledger keeps what :class:`~underlay.multus.hotplug.HotPlug` needs.
     """
+
+    owner: Final = OWNER
 
     def __init__(
         self, engine: Engine, source: Source, log: Log, *, devices: Devices, info: DeviceInfo, conf_dir: str = CONF_DIR,
-        overrides: Mapping[str, msgspec.Raw] | None = None,
-        blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
+        overrides: Mapping[str, msgspec.Raw] | None = None, hotplug: bool = False,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._source = source
@@ -80,7 +80,7 @@ class Multus:
         self._devices = devices
         self._info = info
         self._conf_dir = conf_dir
-        self._blocking = blocking
+        self._hotplug = hotplug
         self._waiters = threading.BoundedSemaphore(_READY_WAITERS)
         self._files = ConfigFiles(log)
         self._parse = lru_cache(maxsize=_CONFIGS)(partial(configuration.parse, overrides=overrides or {}))
@@ -112,7 +112,7 @@ class Multus:
 
         The result is the cluster network's. A pod that exists no more: an empty result.
         """
-        config = self._config(request)
+        config = self.config_of(request)
         namespace, name = _identity(request)
         pod = self._pod(request, namespace, name, deadline)
         if name and pod is None:
@@ -124,16 +124,16 @@ class Multus:
             report.afterwards.append(adding.tell)
         try:
             self._await_ready(config, deadline)
-            attachments = self._plan(config, pod, request, deadline).attachments
+            attachments = self.plan_of(config, pod, request, deadline).attachments
             with self._session(request, config, deadline, report) as session:
                 for attachment in attachments:
-                    _attach(session, attachment)
+                    attach(session, attachment)
                 results = session.settle()
         except UnderlayError as error:
             raise named(error, place) from error
         if pod is not None and adding is not None:
             adding.attached(attachments, results)
-            self._publish(pod, attachments, results)
+            self.publish(pod, attachments, results)
         return results[0]
 
     def delete(self, request: Request, deadline: float, report: Report, *, before: int | None = None) -> None:
@@ -159,7 +159,7 @@ class Multus:
 
     def check(self, request: Request, deadline: float, report: Report) -> None:
         """Raise CheckFailed for the first attachment that is not as ADD left it, UnknownContainer for none at all."""
-        config = self._config(request)
+        config = self.config_of(request)
         check_verb(config.version, Verb.CHECK)
         with self._session(request, config, deadline, report) as session:
             session.check()
@@ -168,7 +168,7 @@ class Multus:
         """Raise NotAvailable or LimitedConnectivity where ADD could not serve a pod in the configured networks, naming
         every one that is not well.
         """
-        config = self._config(request)
+        config = self.config_of(request)
         check_verb(config.version, Verb.STATUS)
         if config.readiness_file and not wait_for_file(config.readiness_file, 0):
             raise NotAvailable(_unready(config), hint=_UNREADY_HINT)
@@ -186,14 +186,14 @@ class Multus:
 
     def gc(self, request: Request, deadline: float, report: Report) -> None:
         """Undo what the ledger holds of this network and the runtime does not list; raises the first fault."""
-        config = self._config(request)
+        config = self.config_of(request)
         check_verb(config.version, Verb.GC)
         keep = cni.valid_attachments(request.stdin)
-        networks = self._collected(config, _origin(request, config), keep, deadline, report)
+        networks = self._collected(config, self._origin(request, config), keep, deadline, report)
         # the runtime knows of a container's first NIC alone; whoever holds that holds the others
         keep |= {(container, network.ifname) for container, _ in keep for network in networks}
         sandbox = self._sandbox(request, config)
-        faults = self._engine.gc(_origin(request, config), keep, networks, sandbox, deadline, report)
+        faults = self._engine.gc(self._origin(request, config), keep, networks, sandbox, deadline, report)
         self.tidy()
         if faults:
             raise faults[0]
@@ -239,9 +239,10 @@ class Multus:
         return None
 
     def _session(self, request: Request, config: MultusConfig | None, deadline: float, report: Report) -> Session:
-        return self._engine.session(self._sandbox(request, config), _origin(request, config), deadline, report)
+        return self._engine.session(self._sandbox(request, config), self._origin(request, config), deadline, report)
 
-    def _config(self, request: Request) -> MultusConfig:
+    def config_of(self, request: Request) -> MultusConfig:
+        """The call's configuration; what has no effect in it is logged once. Raises InvalidConfig, DecodeFailure."""
         config = self._parse(request.stdin)
         for warning in config.warnings:
             self._warn_once(f"multus configuration {config.name!r}: {warning}")
@@ -249,7 +250,7 @@ class Multus:
 
     def _tolerant_config(self, request: Request, report: Report) -> MultusConfig | None:
         try:
-            return self._config(request)
+            return self.config_of(request)
         except UnderlayError as error:
             report.faults.append(error.message)
             return None
@@ -264,7 +265,7 @@ class Multus:
             return
         if self._waiters.acquire(blocking=False):
             try:
-                with self._blocking():
+                with self._engine.blocking():
                     ready = wait_for_file(config.readiness_file, min(deadline, time.monotonic() + _READY_WAIT))
             finally:
                 self._waiters.release()
@@ -287,9 +288,12 @@ class Multus:
             raise PodMismatch(f"pod {namespace}/{name} has UID {pod.uid}, the sandbox was made for UID {uid}")
         return pod
 
-    def _plan(self, config: MultusConfig, pod: Pod | None, request: Request, deadline: float) -> Plan:
-        networks = self._networks(config, deadline)
-        made = plan(config, pod, request.ifname, networks, self._engine.parse, self._of(pod, request, deadline))
+    def plan_of(
+        self, config: MultusConfig, pod: Pod | None, request: Request, deadline: float, attached: Attached | None = None
+    ) -> Plan:
+        """See :func:`plan.plan`; its notes are logged."""
+        networks, devices = self._networks(config, deadline), self._of(pod, request, deadline)
+        made = plan(config, pod, request.ifname, networks, self._engine.parse, devices, attached)
         for note in made.notes:
             self._log("warn", note, pod=f"{pod.namespace}/{pod.name}" if pod else "")
         return made
@@ -335,7 +339,11 @@ class Multus:
             pod_uid=request.args.get("K8S_POD_UID", ""),
         )
 
-    def _publish(self, pod: Pod, attachments: Sequence[Attachment], results: Sequence[Result]) -> None:
+    def _origin(self, request: Request, config: MultusConfig | None) -> Origin:
+        kept = request.stdin if self._hotplug and request.verb is Verb.ADD else b""
+        return Origin(OWNER, config.name if config else "", request.ifname, kept)
+
+    def publish(self, pod: Pod, attachments: Sequence[Attachment], results: Sequence[Result]) -> None:
         """Write network-status. The pod is attached whether or not that succeeds."""
         infos = {each.info_file: self._info.read(each.info_file) for each in attachments if each.info_file}
         try:
@@ -355,11 +363,8 @@ def _unready(config: MultusConfig) -> str:
     return f"the cluster network is not ready: {config.readiness_file} (readinessindicatorfile) does not exist"
 
 
-def _origin(request: Request, config: MultusConfig | None) -> Origin:
-    return Origin(OWNER, config.name if config else "", request.ifname)
-
-
-def _attach(session: Session, attachment: Attachment) -> None:
+def attach(session: Session, attachment: Attachment) -> None:
+    """ADD of one network, whose name a fault begins with."""
     try:
         session.add(attachment)
     except UnderlayError as error:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from underlay.cni.config import NetworkConfig
     from underlay.kube.objects import Pod
     from underlay.multus.annotations import NetworkSelection
+    from underlay.multus.changes import Attached
     from underlay.multus.config import MultusConfig
     from underlay.multus.devices import PodDevices
     from underlay.multus.networks import Network, Networks
@@ -43,12 +44,13 @@ _CHAIN_VERSION: Final = "0.4.0"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Attachments in the order of ADD, the cluster network's first. ``notes`` are for the log: what was asked for
-    and has no effect.
+    """Attachments in the order of ADD, the cluster network's first; ``fixed`` of them no annotation adds or removes.
+    ``notes`` are for the log: what was asked for and has no effect.
     """
 
     attachments: tuple[Attachment, ...]
     notes: tuple[str, ...] = ()
+    fixed: int = 0
 
 
 def plan(
@@ -58,22 +60,30 @@ def plan(
     nets: Networks,
     parse: Callable[[Attachment], NetworkConfig],
     devices: PodDevices | None = None,
+    attached: Attached | None = None,
 ) -> Plan:
     """The whole plan of a pod; without a pod that of the configuration alone.
 
     ``parse`` is the engine's: every configuration is looked through now, so that a broken one fails before the first
-    NIC is made. Without ``devices`` no device is handed out: nobody knows which. Raises InvalidAnnotation,
-    InvalidConfig, NetworkMissing, DeviceMissing and what lookups raise.
+    NIC is made. Without ``devices`` no device is handed out: nobody knows which. ``attached`` is what a pod that
+    runs has already: its NICs keep their names and devices, and the auxiliary chain is left out.
+
+    Raises InvalidAnnotation, InvalidConfig, NetworkMissing, DeviceMissing and what lookups raise.
     """
     notes: list[str] = []
     wanted = [_cluster(config, pod, ifname, nets, notes)]
     if pod is None or pod.namespace not in config.system_namespaces:
         for network in _defaults(config, nets):
             wanted.append(_attach(network, f"net{len(wanted)}"))
-    for selection in _selections(config, pod):
+    fixed = [each.attachment.ifname for each in wanted]
+    selections = _selections(config, pod)
+    for selection in attached.settled(selections, fixed) if attached is not None else selections:
         network = nets.definition(selection.namespace, selection.name)
         wanted.append(_selected(network, selection, f"net{len(wanted)}", notes))
-    wanted += _chain(config, nets, f"net{len(wanted)}")
+    if attached is None:
+        wanted += _chain(config, nets, f"net{len(wanted)}")
+    else:
+        wanted = attached.with_devices(wanted)
     _check_names([each.attachment for each in wanted])
     _check_gateways([each.attachment for each in wanted])
     wanted = devices.hand_out(wanted) if devices is not None else wanted
@@ -86,7 +96,7 @@ def plan(
         elif each.resource and not each.device:
             notes.append(f"network {attachment.network}: nobody knows which device of {each.resource} is its own")
         attachments.append(attachment)
-    return Plan(tuple(attachments), tuple(notes))
+    return Plan(tuple(attachments), tuple(notes), len(fixed))
 
 
 def configured(config: MultusConfig, nets: Networks) -> list[Attachment]:
