@@ -46,7 +46,7 @@ class _Entry:
     """The log line of one request, as far as it is known."""
 
     fields: dict[str, Any] = field(default_factory=dict)
-    report: Report = field(default_factory=Report)
+    report: Report = field(default_factory=lambda: Report(waits=True))
     request: Request | None = None
     stdin: bytes = b""
 

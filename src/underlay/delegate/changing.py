@@ -15,12 +15,12 @@ says so before the kernel is touched, and until its layers are there again: afte
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from underlay.delegate import entries
 from underlay.delegate.entries import Chained, Laid, Lifted, Moved
-from underlay.delegate.session import Made, Session, attachment_of, encode_result, result_of
+from underlay.delegate.rows import attachment_of, encode, result_of
+from underlay.delegate.session import Made, Session
 from underlay.delegate.undoing import Leftover
 from underlay.errors import StateUnwritable, TryAgain, UnderlayError
 from underlay.net.undo import UndoLog
@@ -153,7 +153,7 @@ class Change(Session):
     def _lay(self, one: _Kept) -> None:
         """The row again among those of this session; its chain anew where it was lifted."""
         attachment = attachment_of(one.row)
-        made = Made(one.row.id, attachment, UndoLog(partial(self._journal, one.row.id)))
+        made = Made(one.row.id, attachment, UndoLog(lambda recorded: self._journal(made, recorded)))
         made.result = result_of(one.row) or made.result
         self._made.append(made)
         if one.onto is None:
@@ -174,7 +174,7 @@ class Change(Session):
         try:
             self.settle()
             self._close(self._made)
-            self._engine.ledger.commit([(encode_result(one.result), one.row_id) for one in self._made])
+            self._engine.ledger.commit([(encode(one.result), one.row_id) for one in self._made])
         except UnderlayError as error:
             errors += [error, *self._lift_again(self._made)]
         self._made = []

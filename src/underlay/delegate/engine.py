@@ -26,7 +26,8 @@ from underlay.delegate.changing import Change
 from underlay.delegate.ipam import Dispatch
 from underlay.delegate.locks import KeyedLocks
 from underlay.delegate.report import Report
-from underlay.delegate.session import Session, attachment_of, keep_nothing, result_of, saved_call
+from underlay.delegate.rows import attachment_of, keep_nothing, result_of, saved_call
+from underlay.delegate.session import Session
 from underlay.errors import TryAgain, UnderlayError
 from underlay.net.netns import Namespace
 from underlay.net.undo import UndoLog
@@ -258,11 +259,15 @@ class Engine:
             self.give_host(host)
 
     def context(
-        self, sandbox: Sandbox, host: Namespace, pod: Namespace | None, undo: UndoLog, deadline: float
-    ) -> Context:
-        """The world as one attachment's plugins may touch it."""
+        self, sandbox: Sandbox, host: Namespace, pod: Namespace | None, undo: UndoLog, deadline: float,
+        announcements: dict[int, tuple[str, Sequence[str]]] | None = None,
+    ) -> Context:  # fmt: skip
+        """The world as one attachment's plugins may touch it; ``announcements`` is theirs to fill."""
         dispatch = Dispatch(self.allocators, self.executor, sandbox=sandbox, undo=undo, deadline=deadline)
-        return Context(host=host, pod=pod, undo=undo, ipam=dispatch, deadline=deadline, log=self.log)
+        return Context(
+            host=host, pod=pod, undo=undo, ipam=dispatch, deadline=deadline, log=self.log,
+            announcements={} if announcements is None else announcements,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close the idle sockets and the ledger."""

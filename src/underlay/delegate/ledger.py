@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS attachment (
 CREATE TABLE IF NOT EXISTS store (kind TEXT NOT NULL, place TEXT NOT NULL, PRIMARY KEY (kind, place)) WITHOUT ROWID;
 """
 _SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM attachment"  # noqa: S608 - constants only
-_NAMES: Final = COLUMNS[1:14] + COLUMNS[16:]
+_NAMES: Final = (*COLUMNS[1:14], *COLUMNS[16:], "undo")
 _INSERT: Final = f"INSERT INTO attachment ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
 _CORRUPT: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 _CHECKPOINT_PAGES: Final = 16000  # 64 MiB of WAL: checkpoint() is called long before, away from any request
@@ -108,15 +108,15 @@ class Ledger:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def begin(self, row: Row) -> int:
-        """Write a new row (its ``id`` is ignored) in state ``row.state`` and return its id.
+    def begin(self, row: Row, entries: Sequence[msgspec.Struct] = ()) -> int:
+        """Write a new row (its ``id`` is ignored) in state ``row.state``, with its first undo entries; return its id.
 
         Raises InterfaceExists when there is one of that owner, container, NIC and network, StateUnwritable.
         """
         values = (
             row.owner, row.container_id, row.ifname, row.network, row.origin_network, row.origin_ifname, row.state,
             row.netns, row.cookie, row.boot, row.created, row.conf, row.call,
-            row.pod_namespace, row.pod_name, row.pod_uid,
+            row.pod_namespace, row.pod_name, row.pod_uid, self._encode(entries).decode() + "\n" if entries else "",
         )  # fmt: skip
         with self._writing() as db:
             try:

@@ -18,13 +18,21 @@ class Report:
 
     ``networks`` are the attachments' shown names in their order, ``times`` the plugins' times in theirs, ``faults``
     the messages of faults that did not fail the request (a DEL's). ``afterwards`` are called once the answer is sent,
-    with the failure that was answered, or None: what nobody is to wait for.
+    with the failure that was answered, or None: what nobody is to wait for. ``waits``: somebody will say when that is.
     """
 
     networks: list[str] = field(default_factory=list)
     times: list[Timing] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     afterwards: list[Callable[[UnderlayError | None], None]] = field(default_factory=list)
+    waits: bool = False
+
+    def after(self, act: Callable[[], None]) -> None:
+        """Do this once the answer is sent; at once where nobody will say so."""
+        if self.waits:
+            self.afterwards.append(lambda _: act())
+        else:
+            act()
 
     def answered(self, failure: UnderlayError | None) -> None:
         """The answer is sent."""

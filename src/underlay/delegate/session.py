@@ -7,22 +7,24 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-import msgspec
-
 from underlay.cni.result import Result
 from underlay.delegate import default_route, entries, info_file
 from underlay.delegate.attachment import Attachment, Recorded, Timing
 from underlay.delegate.entries import Moved, RemoveFile, SavedCall
 from underlay.delegate.ledger import Row, signed
+from underlay.delegate.rows import attachment_of, encode, keep_nothing, result_of
 from underlay.delegate.undoing import Leftover, Undone, take_back
 from underlay.errors import InterfaceExists, IOFailure, KernelError, NamespaceGone, UnderlayError, UnknownContainer
 from underlay.ipam.undo import Release
+from underlay.net.announce import announce
 from underlay.net.netns import Namespace, ThreadLost
 from underlay.net.undo import PutRoute, UndoLog
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
+
+    import msgspec
 
     from underlay.cni.config import NetworkConfig
     from underlay.delegate.attachment import Origin, Sandbox
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     from underlay.net.host_root import HostRoot
     from underlay.plugins.context import Context
 
-_encode: Final = msgspec.json.Encoder().encode
-_decode_result: Final = msgspec.json.Decoder(Result).decode
-_decode_call: Final = msgspec.json.Decoder(SavedCall).decode
 _NOTHING: Final = Result()
 _ROLLBACK_SECONDS: Final = 5.0  # for executables' DEL after an ADD that took all of its time
 
@@ -65,6 +64,7 @@ class Session:
         self._origin = origin
         self._deadline = deadline
         self._made: list[Made] = []
+        self._announcements: dict[int, tuple[str, Sequence[str]]] = {}
         self._whole: set[tuple[str, str]] | None = None
         self._pod: Namespace | None = None
         self._pod_fault: UnderlayError | None = None
@@ -89,6 +89,7 @@ class Session:
         try:
             if kind is None:
                 self._commit()
+                self._announce()
             elif not issubclass(kind, ThreadLost):  # that thread is in the wrong namespace: the reclaim loop does it
                 self.rollback()
         finally:
@@ -111,8 +112,7 @@ class Session:
         self._require_pod(network)
         self._refuse_whole(attachment)
         self.report.networks.append(attachment.network)
-        row_id = self._engine.ledger.begin(self._row(attachment))
-        made = Made(row_id, attachment, UndoLog(partial(self._journal, row_id)))
+        made = Made(0, attachment, UndoLog(lambda recorded: self._journal(made, recorded)))
         self._made.append(made)
         try:
             _make_info_file(made, self._engine.executor.root)
@@ -233,11 +233,23 @@ class Session:
         except (NamespaceGone, KernelError) as error:
             self._pod_fault = error
 
-    def _journal(self, row_id: int, recorded: Sequence[msgspec.Struct]) -> None:
+    def _announce(self) -> None:
+        """Tell the wire whose the addresses are; the answer does not wait for the frames' way through the kernel."""
+        pod, self._pod = self._pod, None
+        if pod is not None and self._announcements:
+            self.report.after(partial(_tell_wire, pod, self._announcements, self._engine.log))
+        elif pod is not None:
+            pod.close()
+
+    def _journal(self, made: Made, recorded: Sequence[msgspec.Struct]) -> None:
+        """The row comes with its first entries: until then nothing has been touched that it would have to tell of."""
         for entry in recorded:
             if type(entry) is Release:  # after a reboot the reservations of every directory ever used are stale
                 self._engine.ledger.remember_store("directory", os.path.join(entry.data_dir, entry.network))
-        self._engine.ledger.record(row_id, recorded)
+        if made.row_id:
+            self._engine.ledger.record(made.row_id, recorded)
+        else:
+            made.row_id = self._engine.ledger.begin(self._row(made.attachment), recorded)
 
     def _require_pod(self, network: NetworkConfig) -> None:
         """IPAM plugins called by their own name work on addresses alone; all others need the namespace."""
@@ -261,7 +273,10 @@ class Session:
         if not self._made:
             return
         try:
-            self._engine.ledger.commit([(encode_result(made.result), made.row_id) for made in self._made])
+            for made in self._made:
+                if not made.row_id:
+                    self._journal(made, ())
+            self._engine.ledger.commit([(encode(made.result), made.row_id) for made in self._made])
         except BaseException:
             self.rollback()
             raise
@@ -300,7 +315,7 @@ class Session:
             id=0, owner=origin.owner, container_id=sandbox.container_id, ifname=attachment.ifname,
             network=attachment.network, origin_network=origin.network, origin_ifname=origin.ifname, state="adding",
             netns=sandbox.netns, cookie=signed(pod.cookie) if pod is not None else 0, boot=self._engine.boot_id,
-            created=time.time_ns(), conf=attachment.conf, call=_encode(saved),
+            created=time.time_ns(), conf=attachment.conf, call=encode(saved),
             pod_namespace=sandbox.pod_namespace, pod_name=sandbox.pod_name, pod_uid=sandbox.pod_uid,
         )  # fmt: skip
 
@@ -308,7 +323,7 @@ class Session:
         return self._engine.chain(attachment, network, self._sandbox, self.report.times)
 
     def _context(self, undo: UndoLog) -> Context:
-        return self._engine.context(self._sandbox, self._host, self._pod, undo, self._deadline)
+        return self._engine.context(self._sandbox, self._host, self._pod, undo, self._deadline, self._announcements)
 
     def _leftover(self, row: Row, errors: list[UnderlayError]) -> Leftover:
         known, unknown = entries.decode(row.undo)
@@ -348,6 +363,18 @@ class Session:
         return errors
 
 
+def _tell_wire(
+    pod: Namespace, announcements: Mapping[int, tuple[str, Sequence[str]]], log: Callable[..., None]
+) -> None:
+    """Who misses it learns by asking: the attachment holds without it."""
+    with pod:
+        for index, (mac, addresses) in announcements.items():
+            try:
+                announce(pod, index, mac, addresses)
+            except KernelError as error:
+                log("warn", "addresses not announced", cause=error.message)
+
+
 def _make_info_file(made: Made, root: HostRoot) -> None:
     """Recorded in any case: a plugin may write it."""
     path, info = made.attachment.info_file, made.attachment.info
@@ -355,33 +382,3 @@ def _make_info_file(made: Made, root: HostRoot) -> None:
         made.undo.record(RemoveFile(path))
     if info:
         info_file.write(root.locate(path), info)
-
-
-def encode_result(result: Result) -> bytes:
-    """As the ledger keeps it."""
-    return _encode(result)
-
-
-def saved_call(row: Row) -> SavedCall:
-    """What else was asked for when the row was written."""
-    return _decode_call(row.call)
-
-
-def attachment_of(row: Row) -> Attachment:
-    """What was asked for when the row was written."""
-    saved = saved_call(row)
-    return Attachment(
-        row.network, row.conf, row.ifname, saved.name, saved.runtime, saved.cni_args, saved.default_gateways
-    )
-
-
-def keep_nothing(_: Sequence[msgspec.Struct]) -> None:
-    """The journal of verbs that change nothing worth undoing."""
-
-
-def result_of(row: Row) -> Result | None:
-    """The result of the row's ADD; None where it has not come to its end, or nobody can read it."""
-    try:
-        return _decode_result(row.result) if row.result else None
-    except msgspec.MsgspecError:
-        return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from underlay.cni.result import Result
 from underlay.errors import AddressInUse, InvalidConfig, UnderlayError
-from underlay.net import addr, announce, conflict, link
+from underlay.net import addr, conflict, link
 from underlay.net.undo import RestoreMac
 from underlay.plugins import chained, hwaddr, ip_stack
 
@@ -73,7 +73,7 @@ def set_mac(hijack: Hijack, nic: Chained, found: Link, ctx: Context) -> str:
 def tell_mac(nic: Chained, found: Link, mac: str, ctx: Context) -> None:
     """Tell the wire of a new hardware address, once the addresses are known to be free: it may have learnt the old."""
     if mac != found.mac:
-        announce.announce(ctx.sandbox(), found.index, mac, [chained.host_text(one) for one in nic.addresses])
+        ctx.announce(found.index, mac, [chained.host_text(one) for one in nic.addresses])
 
 
 def refuse_conflicts(hijack: Hijack, nic: Chained, index: int, mac: str, ctx: Context) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from underlay.errors import NamespaceGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from underlay.cni.config import PluginConfig
     from underlay.cni.result import Result
@@ -64,8 +64,9 @@ class Context:
     ``host`` is the node's namespace, ``pod`` the container's (None on a DEL where it is gone); ``undo`` takes
     every entry before its act; ``deadline`` is on the ``time.monotonic`` clock, seconds.
     ``made`` are the links in the pod that plugins of this chain have made, as the last of them left each; empty when
-    an executable has run since. ``log(level, event, **fields)`` writes one structured line, level being "debug",
-    "info", "warn" or "error"; with ``to=LogOptions`` into a plugin's own file as well.
+    an executable has run since. ``announcements`` are for the wire, by the link's index in the pod.
+    ``log(level, event, **fields)`` writes one structured line, level being "debug", "info", "warn" or "error"; with
+    ``to=LogOptions`` into a plugin's own file as well.
     """
 
     host: Namespace
@@ -75,6 +76,11 @@ class Context:
     deadline: float
     log: Callable[..., None]
     made: dict[str, Link] = field(default_factory=dict)
+    announcements: dict[int, tuple[str, Sequence[str]]] = field(default_factory=dict)
+
+    def announce(self, index: int, mac: str, addresses: Sequence[str]) -> None:
+        """Tell the wire of the MAC that a link's addresses have, once all is done; of several the last counts."""
+        self.announcements[index] = (mac, addresses)
 
     def sandbox(self) -> Namespace:
         """The pod's namespace, for verbs that cannot do without; raises NamespaceGone."""

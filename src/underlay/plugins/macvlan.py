@@ -16,7 +16,7 @@ import msgspec
 from underlay.cni import config
 from underlay.cni.result import Interface, Result
 from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, KernelError, NotAvailable, ParentMissing
-from underlay.net import announce, link, route
+from underlay.net import link, route
 from underlay.net.undo import DropLink
 from underlay.plugins import hwaddr, ip_stack, layer3
 from underlay.plugins.chained import host_addresses
@@ -303,7 +303,7 @@ def _configure(made: link.Link, settings: Settings, addressed: Result | None, ct
     if any(":" in one.address for one in addressed.ips):
         ip_stack.enable_ipv6(pod, ("lo", made.name), ctx.undo)
     pod.rtnl.batch(layer3.bring_up(made.index, addressed))
-    announce.announce(pod, made.index, made.mac, host_addresses(addressed))
+    ctx.announce(made.index, made.mac, host_addresses(addressed))
 
 
 def _result(call: Call, made: link.Link, addressed: Result | None) -> Result:

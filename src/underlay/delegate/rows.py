@@ -1,0 +1,47 @@
+"""What a row of the ledger says of its attachment: what was asked for, and what came of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from underlay.cni.result import Result
+from underlay.delegate.attachment import Attachment
+from underlay.delegate.entries import SavedCall
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from underlay.delegate.ledger import Row
+
+encode: Final = msgspec.json.Encoder().encode
+"""A result or a saved call as a row keeps it."""
+
+_decode_result: Final = msgspec.json.Decoder(Result).decode
+_decode_call: Final = msgspec.json.Decoder(SavedCall).decode
+
+
+def saved_call(row: Row) -> SavedCall:
+    """What else was asked for when the row was written."""
+    return _decode_call(row.call)
+
+
+def attachment_of(row: Row) -> Attachment:
+    """What was asked for when the row was written."""
+    saved = saved_call(row)
+    return Attachment(
+        row.network, row.conf, row.ifname, saved.name, saved.runtime, saved.cni_args, saved.default_gateways
+    )
+
+
+def result_of(row: Row) -> Result | None:
+    """The result of the row's ADD; None where it has not come to its end, or nobody can read it."""
+    try:
+        return _decode_result(row.result) if row.result else None
+    except msgspec.MsgspecError:
+        return None
+
+
+def keep_nothing(_: Sequence[msgspec.Struct]) -> None:
+    """The journal of verbs that change nothing worth undoing."""
