@@ -11,18 +11,15 @@ ADD (StateUnwritable) and lets DEL through, until it can be written again.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
-import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from underlay.delegate import salvage
 from underlay.errors import InterfaceExists, StateUnwritable
+from underlay.state.database import Database, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,8 +45,6 @@ CREATE TABLE IF NOT EXISTS store (kind TEXT NOT NULL, place TEXT NOT NULL, PRIMA
 _SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM attachment"  # noqa: S608 - constants only
 _NAMES: Final = (*COLUMNS[1:14], *COLUMNS[16:], "undo")
 _INSERT: Final = f"INSERT INTO attachment ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
-_CORRUPT: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
-_CHECKPOINT_PAGES: Final = 16000  # 64 MiB of WAL: checkpoint() is called long before, away from any request
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +86,15 @@ class Ledger:
     def __init__(self, path: str, log: Callable[..., None]) -> None:
         self.path = path
         self._log = log
-        self._lock = threading.Lock()
-        self._db: sqlite3.Connection | None = None
         self._gone: set[int] = set()  # rows whose removal the disk refused; they count as removed
         self._stores: set[tuple[str, str]] = set()
-        self._readonly = False
-        self._fault = ""  # logged once, not with every request
         self._encode = msgspec.json.Encoder().encode
-        with self._lock:
-            self._reopen()
+        tables = {"attachment": COLUMNS, "store": ("kind", "place")}
+        self._file = Database(path, log, what="ledger", schema=_SCHEMA, version=SCHEMA_VERSION, tables=tables)
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
-        with self._lock:
-            self._drop()
+        self._file.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -143,7 +133,7 @@ class Ledger:
             if len(results) == 1:
                 db.execute(statement, results[0])
                 return
-            with _transaction(db):
+            with transaction(db):
                 db.executemany(statement, results)
 
     def deleting(self, ids: Iterable[int]) -> None:
@@ -166,7 +156,7 @@ class Ledger:
 
     def note_boot(self, boot: str) -> None:
         """Remember the boot that the stores were last looked through in. Raises StateUnwritable."""
-        with self._writing() as db, _transaction(db):
+        with self._writing() as db, transaction(db):
             db.execute("DELETE FROM store WHERE kind = 'boot'")
             db.execute("INSERT INTO store VALUES ('boot', ?)", (boot,))
 
@@ -183,13 +173,13 @@ class Ledger:
 
     def stores(self) -> list[tuple[str, str]]:
         """The IPAM stores ever used, ("directory", path), and the boot last noted, ("boot", id)."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             return [] if db is None else db.execute("SELECT kind, place FROM store").fetchall()
 
     def writable(self) -> bool:
         """Whether ADD would be accepted: tries a write, which also carries out removals that the disk had refused."""
         try:
-            with self._writing() as db, _transaction(db):
+            with self._writing() as db, transaction(db):
                 db.execute("INSERT OR REPLACE INTO store VALUES ('probe', '')")
                 db.execute("DELETE FROM store WHERE kind = 'probe'")
         except StateUnwritable:
@@ -199,7 +189,7 @@ class Ledger:
     def containers(self, owner: str, namespace: str, pod: str) -> set[str]:
         """The ids of the containers in which a pod of that name has attachments."""
         statement = "SELECT container_id FROM attachment WHERE pod_name = ? AND pod_namespace = ? AND owner = ?"
-        with self._reading() as db:
+        with self._file.reading() as db:
             return set() if db is None else {row[0] for row in db.execute(statement, (pod, namespace, owner))}
         return set()
 
@@ -208,19 +198,13 @@ class Ledger:
 
         By a connection of its own: those who write meanwhile do not wait for the disk.
         """
-        if self._readonly or self._db is None or self.path == ":memory:":
-            return
-        try:
-            with closing(sqlite3.connect(self.path, isolation_level=None)) as db:
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.DatabaseError as error:
-            self._log("warn", "ledger's log cannot be copied into its file", path=self.path, error=str(error))
+        self._file.checkpoint()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _rows(self, statement: str, values: tuple[object, ...]) -> list[Row]:
         for _ in range(2):  # a malformed file is replaced by its salvage on the first reading
-            with self._reading() as db:
+            with self._file.reading() as db:
                 found = [] if db is None else [Row(*values) for values in db.execute(statement, values)]
                 return [row for row in found if row.id not in self._gone] if self._gone else found
         return []
@@ -231,7 +215,7 @@ class Ledger:
                 if len(ids) == 1:
                     db.execute(statement, ids)
                 elif ids:
-                    with _transaction(db):
+                    with transaction(db):
                         db.executemany(statement, [(row_id,) for row_id in ids])
         except StateUnwritable as error:
             self._log("warn", "ledger cannot be written", path=self.path, error=error.message)
@@ -240,119 +224,9 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            db = self._reopen() if self._db is None or self._readonly else self._db
-            if db is None:
-                raise self._unwritable(self._fault)
-            try:
-                if self._gone:
-                    self._carry_out(db)
-                yield db
-            except sqlite3.DatabaseError as error:
-                if _code(error) in _CORRUPT:
-                    self._replace(error)
-                raise self._unwritable(str(error)) from error
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """A fault of reading ends the block as if it had read nothing; a malformed file is replaced on the way."""
-        with self._lock:
-            try:
-                yield self._db or self._reopen()
-            except sqlite3.DatabaseError as error:
-                self._log("error", "ledger cannot be read", path=self.path, error=str(error))
-                if _code(error) in _CORRUPT:
-                    self._replace(error)
-
-    def _carry_out(self, db: sqlite3.Connection) -> None:
-        with _transaction(db):
-            db.executemany("DELETE FROM attachment WHERE id = ?", [(row_id,) for row_id in self._gone])
-        self._gone.clear()
-
-    def _unwritable(self, why: str) -> StateUnwritable:
-        return StateUnwritable(f"the ledger {self.path} cannot be written: {why}")
-
-    def _drop(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
-    def _reopen(self) -> sqlite3.Connection | None:
-        self._drop()
-        self._readonly = False
-        try:
-            self._db = self._open()
-            self._fault = ""
-        except sqlite3.DatabaseError as error:
-            if _code(error) in _CORRUPT:
-                self._replace(error)
-            else:
-                self._note(str(error))
-                self._db, self._readonly = salvage.copy(self.path), True
-        except OSError as error:
-            self._note(str(error))
-        return self._db
-
-    def _note(self, fault: str) -> None:
-        if fault != self._fault:
-            self._log("error", "ledger cannot be opened for writing", path=self.path, error=fault)
-        self._fault = fault
-
-    def _open(self) -> sqlite3.Connection:
-        if directory := os.path.dirname(self.path):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=32)
-        try:
-            db.execute("PRAGMA journal_mode = WAL").fetchall()
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise _malformed(f"it was written by a newer version (schema {version}, known {SCHEMA_VERSION})")
-            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise _malformed(verdict)
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _replace(self, error: sqlite3.DatabaseError) -> None:
-        """Move the malformed file aside, begin a new one, and take over what is legible."""
-        self._drop()
-        aside = f"{self.path}.broken-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 1_000_000:06}"
-        try:
-            for suffix in ("", "-wal", "-shm"):
-                if os.path.exists(self.path + suffix):
-                    os.rename(self.path + suffix, aside + suffix)
-            self._db = self._open()
-            kept = salvage.take_over(aside, self._db, {"attachment": COLUMNS, "store": ("kind", "place")})
-        except (OSError, sqlite3.DatabaseError) as second:
-            self._log("error", "ledger is malformed and cannot be replaced", path=self.path, error=str(second))
-            return
-        self._log("error", "ledger was malformed: moved aside, a new one begun", path=self.path, aside=aside,
-                  error=str(error), rows_taken_over=kept)  # fmt: skip
-
-
-def _code(error: sqlite3.DatabaseError) -> str:
-    return getattr(error, "sqlite_errorname", "")  # absent where the module itself, not the library, complains
-
-
-def _malformed(why: str) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(why)
-    error.sqlite_errorname = "SQLITE_CORRUPT"
-    return error
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
+        with self._file.writing() as db:
+            if self._gone:
+                with transaction(db):
+                    db.executemany("DELETE FROM attachment WHERE id = ?", [(row_id,) for row_id in self._gone])
+                self._gone.clear()
+            yield db

@@ -31,21 +31,21 @@ def take_over(source: str, target: sqlite3.Connection, tables: Mapping[str, Sequ
     return kept
 
 
-def copy(source: str) -> sqlite3.Connection | None:
-    """The file's content, its write-ahead log included, in memory, read only; None where it cannot be read.
+def copy(source: str, table: str) -> sqlite3.Connection | None:
+    """The file's content, its write-ahead log included, in memory, read only; None where ``table`` cannot be read.
 
     SQLite itself needs to write beside a file in WAL mode even for reading it (wal.html, "Read-Only Databases").
     """
     memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     try:
         with tempfile.TemporaryDirectory(prefix="underlay-") as directory:
-            beside = os.path.join(directory, "ledger.db")
+            beside = os.path.join(directory, "copy.db")
             shutil.copyfile(source, beside)
             if os.path.exists(f"{source}-wal"):
                 shutil.copyfile(f"{source}-wal", f"{beside}-wal")
             with contextlib.closing(sqlite3.connect(beside)) as db:
                 db.backup(memory)
-        memory.execute("SELECT 1 FROM attachment LIMIT 1").fetchall()
+        memory.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()  # noqa: S608 - own name
         memory.execute("PRAGMA query_only = ON")
     except (OSError, sqlite3.DatabaseError):
         memory.close()

@@ -1,0 +1,1 @@
+"""Files that hold the daemon's state through crashes, damage and full disks."""
