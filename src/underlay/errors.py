@@ -203,3 +203,10 @@ class DevicesUnknown(TryAgain):
         "The daemon needs the kubelet's pod-resources directory (pod_resources_socket in its configuration; in a "
         "container: mount it), and the kubelet must run."
     )
+
+
+class PoolMissing(UnderlayError):
+    """An address pool that is asked for does not exist, or no pool suits the pod."""
+
+    code = 113
+    hint = 'Create or correct the pool, or what names it; "underlay ipam explain NAMESPACE/POD" says why of each.'
