@@ -205,6 +205,13 @@ class DevicesUnknown(TryAgain):
     )
 
 
+class GatewaySilent(UnderlayError):
+    """A pool's gateway does not answer on the wire."""
+
+    code = 112
+    hint = "Correct spec.gateway of the pool, or see why the router does not answer; detectGateway false asks no more."
+
+
 class PoolMissing(UnderlayError):
     """An address pool that is asked for does not exist, or no pool suits the pod."""
 

@@ -153,7 +153,7 @@ class Chain:
         elif conf.prev is not prev:
             conf = replace(conf, prev=prev)
         sandbox = self._sandbox
-        return Call(conf, sandbox.container_id, sandbox.netns, attachment.ifname, sandbox.args)
+        return Call(conf, sandbox.container_id, sandbox.netns, attachment.ifname, sandbox.args, attachment.network)
 
     def _run(self, call: Call, verb: Verb, ctx: Context) -> None:
         invoked = invocation(call, verb, inject(call.conf), self._sandbox, plugin_type=call.conf.type)

@@ -47,7 +47,14 @@ class Dispatch:
         """Allocate; how to give back is in the journal before anything is held."""
         allocator = self._allocator(call)
         if allocator is not None:
-            return allocator.add(call.conf, _holder(call), call.args, record=self._undo.record, deadline=self._deadline)
+            return allocator.add(
+                call.conf,
+                _holder(call),
+                call.args,
+                record=self._undo.record,
+                deadline=self._deadline,
+                network=call.network,
+            )
         # before the ledger hears of a plugin that is not there
         self._executor.find(call.conf.ipam_type, self._sandbox.path)
         conf = inject(call.conf)

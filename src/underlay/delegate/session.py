@@ -244,7 +244,9 @@ class Session:
     def _journal(self, made: Made, recorded: Sequence[msgspec.Struct]) -> None:
         """The row comes with its first entries: until then nothing has been touched that it would have to tell of."""
         for entry in recorded:
-            if type(entry) is Release:  # after a reboot the reservations of every directory ever used are stale
+            if (
+                type(entry) is Release and entry.data_dir
+            ):  # after a reboot the reservations of every directory ever used are stale
                 self._engine.ledger.remember_store("directory", os.path.join(entry.data_dir, entry.network))
         if made.row_id:
             self._engine.ledger.record(made.row_id, recorded)
@@ -335,7 +337,15 @@ class Session:
 
     def _replay(self, leftovers: Sequence[Leftover], pod: Namespace | None) -> Undone:
         begun = time.perf_counter()
-        undone = take_back(leftovers, host=self._host, pod=pod, executor=self._engine.executor, deadline=self._deadline)
+        engine = self._engine
+        undone = take_back(
+            leftovers,
+            host=self._host,
+            pod=pod,
+            executor=engine.executor,
+            allocators=engine.allocators,
+            deadline=self._deadline,
+        )
         self.report.times.append(Timing("undo", (time.perf_counter() - begun) * 1000))
         return undone
 

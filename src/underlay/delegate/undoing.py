@@ -16,15 +16,16 @@ from underlay.cni.request import Verb
 from underlay.delegate import info_file
 from underlay.delegate.entries import ExecDelete, RemoveFile
 from underlay.delegate.exec import Invocation
-from underlay.errors import IncompatibleVersion, UnderlayError
-from underlay.ipam.undo import Release, release
+from underlay.errors import IncompatibleVersion, PluginMissing, UnderlayError
+from underlay.ipam.undo import Release
 from underlay.net.replay import replay
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from underlay.cni.result import Result
     from underlay.delegate.exec import Executor
+    from underlay.ipam.allocator import Allocator
     from underlay.net.netns import Namespace
 
 _FIRST_WITH_RESULT: Final = versions.SUPPORTED.index("0.4.0")
@@ -48,10 +49,16 @@ class Undone:
 
 
 def take_back(
-    leftovers: Sequence[Leftover], *, host: Namespace, pod: Namespace | None, executor: Executor, deadline: float
+    leftovers: Sequence[Leftover],
+    *,
+    host: Namespace,
+    pod: Namespace | None,
+    executor: Executor,
+    allocators: Mapping[str, Allocator],
+    deadline: float,
 ) -> Undone:
     """Undo attachments, given oldest first, newest first. One fault stops nothing but what depends on it."""
-    work = _Work(host, pod, executor, deadline)
+    work = _Work(host, pod, executor, allocators, deadline)
     for leftover in reversed(leftovers):
         for entry in reversed(leftover.entries):
             work.take(leftover, entry)
@@ -61,11 +68,19 @@ def take_back(
 
 
 class _Work:
-    def __init__(self, host: Namespace, pod: Namespace | None, executor: Executor, deadline: float) -> None:
+    def __init__(
+        self,
+        host: Namespace,
+        pod: Namespace | None,
+        executor: Executor,
+        allocators: Mapping[str, Allocator],
+        deadline: float,
+    ) -> None:
         self.undone = Undone()
         self._host = host
         self._pod = pod
         self._executor = executor
+        self._allocators = allocators
         self._deadline = deadline
         self._acts: list[msgspec.Struct] = []  # newest first
         self._rows: set[int] = set()
@@ -104,7 +119,7 @@ class _Work:
     def _try(self, leftover: Leftover, entry: Release | ExecDelete | RemoveFile) -> None:
         try:
             if isinstance(entry, Release):
-                release(entry, deadline=self._deadline, locate=self._executor.root.locate)
+                self._release(entry)
             elif isinstance(entry, RemoveFile):
                 info_file.remove(self._executor.root.locate(entry.path))
             else:
@@ -114,6 +129,12 @@ class _Work:
             if leftover.result is None and error.code == IncompatibleVersion.code:
                 return  # an executable that does not speak the version has made nothing, and never will delete it
             self.undone.failed.add(leftover.row_id)
+
+    def _release(self, entry: Release) -> None:
+        allocator = self._allocators.get(entry.kind)
+        if allocator is None:
+            raise PluginMissing(f"nobody gives back addresses of {entry.kind!r}", hint="It is not built in any more.")
+        allocator.release(entry, deadline=self._deadline)
 
 
 def _delete(entry: ExecDelete, result: Result | None, *, in_sandbox: bool) -> Invocation:

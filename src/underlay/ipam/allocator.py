@@ -44,14 +44,20 @@ class Allocator(Protocol):
         *,
         record: Callable[[Release], None],
         deadline: float,
+        network: str = "",
     ) -> Result:
-        """Choose and hold addresses. ``args`` is CNI_ARGS; ``record`` hears, before that, what gives them back."""
+        """Choose and hold addresses. ``args`` is CNI_ARGS; ``record`` hears, before that, what gives them back;
+        ``network`` is the network as people know it ("namespace/name" of a NetworkAttachmentDefinition).
+        """
 
     def check(self, conf: PluginConfig, holder: Holder, args: Mapping[str, str]) -> None:
         """Raise CheckFailed unless what prevResult says is still held."""
 
     def delete(self, conf: PluginConfig, holder: Holder, *, deadline: float) -> None:
         """Give back everything of the holder; of what was never held: nothing."""
+
+    def release(self, entry: Release, *, deadline: float) -> None:
+        """Carry out what ``record`` heard: give back what it names and the NIC still holds. Once more: no change."""
 
     def status(self, conf: PluginConfig) -> None:
         """Raise NotAvailable where ``add`` could not work."""

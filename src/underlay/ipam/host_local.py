@@ -17,7 +17,7 @@ from underlay.cni.address import Address, parse_prefix, text
 from underlay.cni.config import decode
 from underlay.cni.result import DNS, NO_DNS, IPConfig, Result, Route
 from underlay.errors import CheckFailed, InvalidConfig, NoAddressLeft, NotAvailable
-from underlay.ipam import requested, store
+from underlay.ipam import requested, store, undo
 from underlay.ipam.allocate import assign, candidates
 from underlay.ipam.allocator import as_written
 from underlay.ipam.ranges import RangeSection, parse_sets, show
@@ -144,6 +144,7 @@ class HostLocal:
         *,
         record: Callable[[Release], None],
         deadline: float,
+        network: str = "",
     ) -> Result:
         """Reserve one address of every range set.
 
@@ -178,6 +179,10 @@ class HostLocal:
     def delete(self, conf: PluginConfig, holder: Holder, *, deadline: float) -> None:
         """Give back everything of the holder."""
         store.release(self._locate(store_of(conf)), holder, deadline=deadline)
+
+    def release(self, entry: Release, *, deadline: float) -> None:
+        """Give back the reservations that the entry names."""
+        undo.release(entry, deadline=deadline, locate=self._locate)
 
     def status(self, conf: PluginConfig) -> None:
         """Raise NotAvailable where the directory cannot be written, InvalidConfig for a wrong section."""

@@ -103,6 +103,7 @@ class Static:
         *,
         record: Callable[[Release], None],
         deadline: float,
+        network: str = "",
     ) -> Result:
         """What the configuration says; nothing is reserved, so nothing is recorded."""
         return resolve(conf, args)
@@ -115,6 +116,9 @@ class Static:
                 raise CheckFailed(f"address {ip.address} of the configuration is not in prevResult")
 
     def delete(self, conf: PluginConfig, holder: Holder, *, deadline: float) -> None:
+        """Nothing was held."""
+
+    def release(self, entry: Release, *, deadline: float) -> None:
         """Nothing was held."""
 
     def status(self, conf: PluginConfig) -> None:

@@ -18,10 +18,11 @@ _PATIENCE = 10.0  # seconds for the lock where the caller has no deadline: a pee
 
 
 class Release(msgspec.Struct, frozen=True, tag="release", omit_defaults=True):
-    """Give back the reservations of one NIC in the directory ``data_dir``/``network``.
+    """Give back the addresses of one NIC. ``kind`` is the IPAM plugin that carries it out (:meth:`Allocator.release`).
 
-    ``addresses`` are the ones to give back, so that a failed second ADD of a NIC takes nothing from the first; empty
-    means whichever the NIC holds. An address that somebody else holds by now stays.
+    host-local: the reservations in the directory ``data_dir``/``network``; others keep no directory and leave both
+    empty. ``addresses`` are the ones to give back, so that a failed second ADD of a NIC takes nothing from the first;
+    empty means whichever the NIC holds. An address that somebody else holds by now stays.
     """
 
     kind: str
@@ -33,7 +34,8 @@ class Release(msgspec.Struct, frozen=True, tag="release", omit_defaults=True):
 
 
 def release(entry: Release, *, deadline: float | None = None, locate: Callable[[str], str] = as_written) -> None:
-    """Carry out an entry; once more, or without anything to give back, changes nothing. ``locate``: see HostLocal.
+    """Carry out an entry of host-local; once more, or without anything to give back, changes nothing. ``locate``: see
+    HostLocal.
 
     Raises StateUnwritable, DeadlineExceeded.
     """

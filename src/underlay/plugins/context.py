@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Call:
     """One plugin call: the plugin's configuration and for which NIC of which container.
 
-    ``netns`` is the CNI_NETNS path ("" on a DEL whose namespace is gone), ``args`` the parsed CNI_ARGS.
+    ``netns`` is the CNI_NETNS path ("" on a DEL whose namespace is gone), ``args`` the parsed CNI_ARGS, ``network`` the
+    network as people know it ("namespace/name" of a NetworkAttachmentDefinition).
     """
 
     conf: PluginConfig
@@ -36,6 +37,7 @@ class Call:
     netns: str
     ifname: str
     args: Mapping[str, str]
+    network: str = ""
 
 
 class Ipam(Protocol):

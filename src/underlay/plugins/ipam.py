@@ -21,7 +21,9 @@ class IpamPlugin:
 
     def add(self, call: Call, ctx: Context) -> Result:
         """CNI ADD: the addresses alone; an IPAM plugin's result has no interfaces."""
-        return self._allocator.add(call.conf, _holder(call), call.args, record=ctx.undo.record, deadline=ctx.deadline)
+        return self._allocator.add(
+            call.conf, _holder(call), call.args, record=ctx.undo.record, deadline=ctx.deadline, network=call.network
+        )
 
     def check(self, call: Call, ctx: Context) -> None:
         """CNI CHECK: raise CheckFailed unless the addresses of prevResult are still held."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
+from underlay.cni.log_options import LogOptions, level, limit
 from underlay.errors import InvalidConfig
 
-# Names of zap and of the files in the field, lower case, onto the daemon's four levels.
-_LEVELS: Final = {
-    "debug": "debug", "info": "info", "warn": "warn", "warning": "warn", "error": "error",
-    "dpanic": "error", "panic": "error", "fatal": "error",
-}  # fmt: skip
+__all__ = ["Keys", "LogOptions", "parse"]
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -25,19 +20,6 @@ class Keys(msgspec.Struct, frozen=True):
     log_max_count: int | None = None
 
 
-class LogOptions(msgspec.Struct, frozen=True):
-    """``level`` is debug, info, warn or error; ``file`` an absolute path; a limit of 0 means none.
-
-    ``max_size`` is in MiB, ``max_age`` in days, ``max_count`` counts rotated files.
-    """
-
-    file: str
-    level: str = "debug"
-    max_size: int = 100
-    max_age: int = 5
-    max_count: int = 5
-
-
 def parse(keys: Keys | None, plugin: str) -> LogOptions:
     """The options of ``plugin``, defaults filled in; raises InvalidConfig naming the key."""
     default = LogOptions(file=f"/var/log/meta-plugins/{plugin}.log")
@@ -48,23 +30,8 @@ def parse(keys: Keys | None, plugin: str) -> LogOptions:
         raise InvalidConfig(f'"log_options.log_file" {file[:60]!r} is no absolute path')
     return LogOptions(
         file=file,
-        level=_level(keys.log_level or default.level),
-        max_size=_limit("log_max_size", keys.log_max_size, default.max_size),
-        max_age=_limit("log_max_age", keys.log_max_age, default.max_age),
-        max_count=_limit("log_max_count", keys.log_max_count, default.max_count),
+        level=level(keys.log_level or default.level, "log_options.log_level"),
+        max_size=limit("log_options.log_max_size", keys.log_max_size, default.max_size),
+        max_age=limit("log_options.log_max_age", keys.log_max_age, default.max_age),
+        max_count=limit("log_options.log_max_count", keys.log_max_count, default.max_count),
     )
-
-
-def _level(name: str) -> str:
-    level = _LEVELS.get(name.lower())
-    if level is None:
-        raise InvalidConfig(f'"log_options.log_level" {name[:60]!r} is none of debug, info, warn, error')
-    return level
-
-
-def _limit(key: str, value: int | None, default: int) -> int:
-    if value is None:
-        return default
-    if value < 0:
-        raise InvalidConfig(f'"log_options.{key}" {value} is negative')
-    return value

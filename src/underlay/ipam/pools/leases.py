@@ -1,0 +1,346 @@
+"""The leases of this node: chosen in memory, made durable before they are used, given back by compare-and-delete.
+
+    take ──▶ (probe) ──▶ confirm        pending ──▶ held          confirm returns when the journal has it
+              └───────▶ abandon         pending ──▶ free          as if it had never been taken
+    release                             held ──▶ kept │ rest      the container's own leases only, never by a name
+
+Which part of a pool this node may hand out is the affair of :class:`Blocks`: everything where there is no cluster.
+A release is written before it counts, so an address that a crash catches on its way is still held afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from underlay.cni.address import Address
+from underlay.errors import NoAddressLeft
+from underlay.ipam.pools import intervals
+from underlay.ipam.pools.index import Index
+from underlay.ipam.pools.lease import ASIDE, HELD, KEPT, RESERVED, REST, Lease
+from underlay.ipam.pools.space import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from underlay.ipam.pools.intervals import Intervals
+    from underlay.ipam.pools.journal import Journal
+    from underlay.ipam.pools.lease import State
+    from underlay.ipam.pools.objects import Pool
+    from underlay.ipam.pools.surroundings import Catalogue
+
+REST_SECONDS: Final = 30.0
+
+
+class Blocks(Protocol):
+    """Which part of a pool this node hands out. Thread-safe; ``deadline`` on the ``time.monotonic`` clock."""
+
+    def owned(self, pool: Pool) -> Intervals:
+        """What the node may hand out of the pool now, a part of ``pool.ranges``. Never waits."""
+
+    def more(self, pool: Pool, deadline: float) -> bool:
+        """Called where nothing is left: try to own more of the pool; whether :meth:`owned` has grown."""
+
+
+class WholePools:
+    """The blocks of a node without a cluster: it owns every one."""
+
+    def owned(self, pool: Pool) -> Intervals:
+        """All of the pool."""
+        return pool.ranges
+
+    def more(self, pool: Pool, deadline: float) -> bool:
+        """There is no more."""
+        return False
+
+
+class Leases:
+    """Thread-safe. ``rest`` is how long a freed address is not used again while others are free, seconds."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        blocks: Blocks,
+        *,
+        rest: float = REST_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+        realtime_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._journal = journal
+        self._blocks = blocks
+        self._rest = rest
+        self._monotonic = monotonic
+        self._realtime_ns = realtime_ns
+        self._lock = threading.Lock()
+        self._catalogue: Catalogue | None = None
+        self._spaces = {4: Space[Lease](rest), 6: Space[Lease](rest)}
+        self._index = Index()
+        self._resting: list[Lease] = []
+        for lease in journal.leases():
+            self._recall(lease)
+
+    # -- the pools ---------------------------------------------------------------------------------------------------
+
+    def follows(self, catalogue: Catalogue) -> bool:
+        """Whether these are the pools that count."""
+        return catalogue is self._catalogue
+
+    def follow(self, catalogue: Catalogue, cut: Iterable[Pool] = (), *, anew: bool = False) -> None:
+        """From now on these pools count, and ``cut``, which are those of applications. Without news: nothing to do."""
+        if catalogue is self._catalogue and not anew:
+            return
+        with self._lock:
+            self._catalogue = catalogue
+            pools = [*catalogue.pools.values(), *cut]
+            for family, space in self._spaces.items():
+                reserved = _reserved(catalogue, family)
+                space.configure(
+                    {
+                        pool.name: intervals.without(self._blocks.owned(pool), reserved)
+                        for pool in pools
+                        if pool.family == family
+                    }
+                )
+            resting, self._resting = self._resting, []
+            for lease in resting:
+                self._lay_to_rest(lease)
+
+    # -- one NIC -----------------------------------------------------------------------------------------------------
+
+    def of(self, container_id: str, ifname: str) -> list[Lease]:
+        """What a NIC holds, IPv4 first."""
+        with self._lock:
+            return sorted(one for one in self._index.container(container_id).values() if one.ifname == ifname)
+
+    def other_nics(self, container_id: str, ifname: str) -> bool:
+        """Whether another NIC of the container holds addresses."""
+        with self._lock:
+            return any(one.ifname != ifname for one in self._index.container(container_id).values())
+
+    def take(self, pools: Sequence[Pool], who: Lease, deadline: float, *, avoid: Collection[Address] = ()) -> Lease:
+        """A pending lease of the first pool that has an address, made out as ``who`` is (its address and pool do not
+        count). What is kept for its keeper or reserved for its pod comes first, but for ``avoid``.
+
+        Raises NoAddressLeft.
+        """
+        with self._lock:
+            lease = self._take_kept(pools, who, avoid) or self._take_next(pools, who)
+        while lease is None and any(self._more(pool, deadline) for pool in pools):
+            with self._lock:
+                lease = self._take_next(pools, who)
+        if lease is None:
+            raise NoAddressLeft(_exhausted(pools))
+        return lease
+
+    def confirm(self, leases: Sequence[Lease]) -> None:
+        """Make pending leases held, all of them or none; whatever else was kept for their keeper becomes free.
+
+        Raises StateUnwritable, and then they are abandoned.
+        """
+        with self._lock:
+            stale = [one for lease in leases for one in self._superseded(lease, leases)]
+            leaving = self._leaving(stale, lambda _: REST)
+        try:
+            self._journal.put([*leases, *(after for _, after in leaving)])
+        except BaseException:
+            self._stay(leaving)
+            self.abandon(leases)
+            raise
+        with self._lock:
+            for lease in leases:
+                self._index.add(lease)
+            self._left(leaving)
+
+    def abandon(self, leases: Iterable[Lease]) -> None:
+        """Undo :meth:`take`: a kept address is kept again, another is free and need not rest."""
+        with self._lock:
+            for lease in leases:
+                space = self._spaces[lease.family]
+                if space.taken.get(lease.value) is not lease:
+                    continue
+                kept = self._index.by_address.get(lease.address)
+                if kept is not None:
+                    space.put(lease.value, kept)
+                else:
+                    space.give_back(lease.value, lease.pool, self._monotonic(), rested=True)
+
+    def set_aside(self, lease: Lease, mac: str, seconds: float) -> None:
+        """A host outside uses the address of this pending lease: nobody is to get it for that time."""
+        until = self._realtime_ns() + int(seconds * 1e9)
+        self._journal.put([Lease(lease.address, lease.pool, ASIDE, keeper=mac, since=until)])
+        with self._lock:
+            self._index.remove(lease.address)
+            space = self._spaces[lease.family]
+            space.taken.pop(lease.value, None)
+            space.set_aside(lease.value, self._monotonic() + seconds)
+
+    def release(self, container_id: str, ifname: str, addresses: Collection[Address] = ()) -> list[Lease]:
+        """Give back ``addresses``, or with none given all, that this NIC holds; returns those given back.
+
+        What has a keeper is kept for it, unless it has another lease by now. Raises StateUnwritable.
+        """
+        return self._end([one for one in self.of(container_id, ifname) if not addresses or one.address in addresses])
+
+    # -- for people, and for what nobody asks for ----------------------------------------------------------------------
+
+    def everything(self) -> list[Lease]:
+        """Every lease, held or kept, by address."""
+        with self._lock:
+            return sorted(self._index)
+
+    def at(self, address: Address) -> Lease | None:
+        """Whose the address is."""
+        return self._spaces[address.family].taken.get(address.value)
+
+    def room(self, pool: Pool) -> int:
+        """How many addresses of the pool are free on this node. Takes time with the number held."""
+        with self._lock:
+            return self._spaces[pool.family].room(pool.name)
+
+    def release_all(self, which: Callable[[Lease], bool]) -> list[Lease]:
+        """Give back every held lease that ``which`` names. Raises StateUnwritable."""
+        return self._end([lease for lease in self.everything() if lease.state == HELD and which(lease)])
+
+    def drop(self, leases: Sequence[Lease]) -> list[Lease]:
+        """End leases, held or kept, for good: they rest, whoever they were kept for. Raises StateUnwritable."""
+        return self._end(leases, keep=False)
+
+    def keep(self, address: Address, pool: str, keeper: str) -> None:
+        """Reserve a free address for a keeper. Raises NoAddressLeft where somebody has it, StateUnwritable."""
+        lease = Lease(address, pool, KEPT, keeper=keeper, since=self._realtime_ns())
+        with self._lock:
+            if not self._spaces[address.family].claim(address.value, lease):
+                owner = self.at(address)
+                words = owner.owner() if owner else "in use by a host outside"
+                raise NoAddressLeft(f"{address} cannot be reserved: it is {words}", hint="Release it first.")
+        try:
+            self._journal.put([lease])
+        except BaseException:
+            self.abandon([lease])
+            raise
+        with self._lock:
+            self._index.add(lease)
+
+    def tidy(self, wanted: Callable[[str], bool | None]) -> list[Lease]:
+        """Free what is kept for those that ``wanted`` says are gone for good, and forget what has rested."""
+        kept = [lease for lease in self.everything() if lease.state == KEPT and not lease.keeper.startswith(RESERVED)]
+        gone = self.drop([lease for lease in kept if wanted(lease.keeper) is False])
+        self._journal.forget_rested(self._realtime_ns() - int(self._rest * 1e9))
+        return gone
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _take_kept(self, pools: Sequence[Pool], who: Lease, avoid: Collection[Address]) -> Lease | None:
+        for keeper in (f"{RESERVED}/{who.pod}" if who.pod else "", who.keeper):
+            for address, kept in self._index.keeper(keeper, who.ifname).items() if keeper else ():
+                space = self._spaces[address.family]
+                if kept.state != KEPT or address in avoid or space.taken.get(address.value) is not kept:
+                    continue
+                pool = next(
+                    (p.name for p in pools if p.family == address.family and space.holds(p.name, address.value)), ""
+                )
+                if pool:
+                    lease = who._replace(address=address, pool=pool, keeper=keeper)
+                    space.put(address.value, lease)
+                    return lease
+        return None
+
+    def _take_next(self, pools: Sequence[Pool], who: Lease) -> Lease | None:
+        for pool in pools:
+            space = self._spaces[pool.family]
+            value = space.take(pool.name, who, self._monotonic())
+            if value is not None:
+                lease = who._replace(address=Address(pool.family, value), pool=pool.name)
+                space.put(value, lease)
+                return lease
+        return None
+
+    def _more(self, pool: Pool, deadline: float) -> bool:
+        if not self._blocks.more(pool, deadline):
+            return False
+        with self._lock:
+            assert self._catalogue is not None, "follow() comes first"
+            reserved = _reserved(self._catalogue, pool.family)
+            self._spaces[pool.family].extend(pool.name, intervals.without(self._blocks.owned(pool), reserved))
+        return True
+
+    def _superseded(self, lease: Lease, among: Sequence[Lease]) -> list[Lease]:
+        """What was kept for the lease's keeper and NIC in its family and is not used by this ADD: it has moved."""
+        if not lease.keeper or lease.keeper.startswith(RESERVED):
+            return []
+        used = {one.address for one in among}
+        known = self._index.keeper(lease.keeper, lease.ifname).values()
+        return [one for one in known if one.state == KEPT and one.family == lease.family and one.address not in used]
+
+    def _end(self, leases: Sequence[Lease], *, keep: bool = True) -> list[Lease]:
+        """Held and kept leases end; those that another thread has ended meanwhile are left alone."""
+        with self._lock:
+            leaving = self._leaving(leases, self._afterwards if keep else lambda _: REST)
+        try:
+            self._journal.put([after for _, after in leaving])
+        except BaseException:
+            self._stay(leaving)
+            raise
+        with self._lock:
+            self._left(leaving)
+        return [before for before, _ in leaving]
+
+    def _leaving(self, leases: Iterable[Lease], afterwards: Callable[[Lease], State]) -> list[tuple[Lease, Lease]]:
+        """Each lease and what it becomes. From here on it is nobody's to take or to end, but not free either."""
+        leaving: list[tuple[Lease, Lease]] = []
+        for before in leases:
+            space = self._spaces[before.family]
+            if space.taken.get(before.value) is before:
+                after = before._replace(state=afterwards(before), since=self._realtime_ns())
+                space.put(before.value, after)
+                leaving.append((before, after))
+        return leaving
+
+    def _stay(self, leaving: Sequence[tuple[Lease, Lease]]) -> None:
+        """The disk refused."""
+        with self._lock:
+            for before, _ in leaving:
+                self._spaces[before.family].put(before.value, before)
+
+    def _left(self, leaving: Sequence[tuple[Lease, Lease]]) -> None:
+        for _, after in leaving:
+            if after.state == KEPT:
+                self._index.add(after)
+            else:
+                self._index.remove(after.address)
+                self._spaces[after.family].give_back(after.value, after.pool, self._monotonic())
+
+    def _afterwards(self, lease: Lease) -> State:
+        """An address waits for its keeper, but not where that has another one by now."""
+        others = self._index.keeper(lease.keeper, lease.ifname).values() if lease.keeper else ()
+        moved = any(one.state == HELD and one is not lease and one.family == lease.family for one in others)
+        return KEPT if lease.keeper and (lease.keeper.startswith(RESERVED) or not moved) else REST
+
+    def _recall(self, lease: Lease) -> None:
+        """What the journal says of an address."""
+        if lease.state == REST:
+            self._resting.append(lease)
+        elif lease.state == ASIDE:
+            left = (lease.since - self._realtime_ns()) / 1e9
+            self._spaces[lease.family].set_aside(lease.value, self._monotonic() + max(0.0, left))
+        else:
+            self._spaces[lease.family].put(lease.value, lease)
+            self._index.add(lease)
+
+    def _lay_to_rest(self, lease: Lease) -> None:
+        """An address that a predecessor of this process freed. A clock that was set meanwhile makes it rest once more
+        at most.
+        """
+        rested = min(max(0.0, (self._realtime_ns() - lease.since) / 1e9), self._rest)
+        if lease.value not in self._spaces[lease.family].taken:
+            self._spaces[lease.family].lay_to_rest(lease.value, lease.pool, self._monotonic() - rested)
+
+
+def _reserved(catalogue: Catalogue, family: int) -> Intervals:
+    return intervals.union(part for one in catalogue.reserved for part in (one.v4 if family == 4 else one.v6))
+
+
+def _exhausted(pools: Sequence[Pool]) -> str:
+    names = ", ".join(f"{pool.name!r}" for pool in pools)
+    return f"no free address in pool{'s' if len(pools) > 1 else ''} {names}" if pools else "no pool is left to try"

@@ -1,0 +1,75 @@
+"""The "ipam" section of the type ``spiderpool``: default pools, where to log, what to probe. Numbers may be strings."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from underlay.cni.decoding import FAULTS, fault
+from underlay.cni.log_options import LogOptions, level, limit
+from underlay.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from underlay.cni.config import PluginConfig
+
+LOG_FILE: Final = "/var/log/spidernet/spiderpool.log"
+
+
+class _Section(msgspec.Struct, frozen=True):
+    default_ipv4_ippool: tuple[str, ...] | None = None
+    default_ipv6_ippool: tuple[str, ...] | None = None
+    log_level: str | None = None
+    log_file_path: str | None = None
+    log_file_max_size: int | None = None
+    log_file_max_age: int | None = None
+    log_file_max_count: int | None = None
+    detect_ip_conflict: bool | None = msgspec.field(name="detectIPConflict", default=None)
+    detect_gateway: bool | None = msgspec.field(name="detectGateway", default=None)
+
+
+class _Keys(msgspec.Struct, frozen=True):
+    ipam: _Section
+
+
+class Section(msgspec.Struct, frozen=True):
+    """As checked. ``detect_conflict``: ask the wire whether an address is free; ``detect_gateway``: whether the gateway
+    answers (our own keys, "detectIPConflict" and "detectGateway", named as the field's coordinator names them).
+    """
+
+    v4: tuple[str, ...]
+    v6: tuple[str, ...]
+    log: LogOptions
+    detect_conflict: bool
+    detect_gateway: bool
+
+
+def read(conf: PluginConfig) -> Section:
+    """The section of a configuration. Raises InvalidConfig naming the key."""
+    return _read(conf.raw)
+
+
+@lru_cache(maxsize=64)
+def _read(raw: bytes) -> Section:
+    try:
+        section = msgspec.json.decode(raw, type=_Keys, strict=False).ipam
+    except FAULTS as error:
+        raise fault(error) from error
+    file = section.log_file_path or LOG_FILE
+    if not file.startswith("/") or "\0" in file:
+        raise InvalidConfig(f'"ipam.log_file_path" {file[:120]!r} is no absolute path')
+    log = LogOptions(
+        file=file,
+        level=level(section.log_level or "info", "ipam.log_level"),
+        max_size=limit("ipam.log_file_max_size", section.log_file_max_size, 100),
+        max_age=limit("ipam.log_file_max_age", section.log_file_max_age, 30),
+        max_count=limit("ipam.log_file_max_count", section.log_file_max_count, 10),
+    )
+    return Section(
+        section.default_ipv4_ippool or (),
+        section.default_ipv6_ippool or (),
+        log,
+        bool(section.detect_ip_conflict),
+        bool(section.detect_gateway),
+    )
