@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from underlay.cni import request, versions
 from underlay.cni.request import Verb
-from underlay.daemon import builtin
+from underlay.daemon import builtin, pools
 from underlay.delegate.engine import Engine
 from underlay.delegate.exec import Executor
 from underlay.delegate.ledger import Ledger
@@ -104,11 +104,12 @@ class InProcess(Node):
         self.log = Lines()
         self.ledger = Ledger(str(directory / "ledger.db"), self.log)
         self.source = Manifests(str(self.manifests), self.log)
+        self.pools = pools.embedded(str(directory / "state"), self.source, self.log, rest=30.0)
         self.engine = Engine(
             ledger=self.ledger,
             executor=Executor(log=self.log, environ=os.environ),
-            plugins=builtin.PLUGINS,
-            allocators=builtin.ALLOCATORS,
+            plugins=builtin.plugins(self.pools),
+            allocators=builtin.allocators(self.pools),
             log=self.log,
         )
         self.device_info = directory / "devinfo"
@@ -146,6 +147,7 @@ class InProcess(Node):
 
     def close(self) -> None:
         self.engine.close()
+        self.pools.close()
         self.source.close()
 
 

@@ -21,6 +21,7 @@ keys of the configuration file (YAML or JSON), with their defaults:
   reclaim_interval: 10                 seconds between looks for sandboxes that are gone
   stop_deadline: 20                    seconds for requests in flight after SIGTERM
   hotplug: false                       NICs come and go as a running pod's networks annotation changes
+  pool_rest: 30                        seconds an address given back to a pool is not used again while others are free
   health_address: ""                   HOST:PORT of /healthz and /readyz
   pod_resources_socket: /var/lib/kubelet/pod-resources/kubelet.sock
                                        the kubelet's answer to which devices a pod has, or else

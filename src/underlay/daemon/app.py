@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from underlay import __version__
 from underlay.daemon import builtin, config, health
+from underlay.daemon import pools as address_pools
 from underlay.daemon.handler import Handler
 from underlay.daemon.health import Health, Probes
 from underlay.daemon.lock import Lock, private_directory
@@ -96,18 +97,20 @@ class Daemon:
         self._ledger = Ledger(f"{settings.state_dir}/ledger.db", logs)
         self._workers = Workers(lambda: self._server.serve_one(), size=settings.workers, spare=_SPARE)
         root = HostRoot(settings.chroot_dir)
+        manifests = Manifests(settings.manifest_dir, logs)
+        self._cluster = _cluster(settings, logs, self._workers.lend)
+        source = self._cluster or manifests
+        self._pools = address_pools.embedded(settings.state_dir, manifests, logs, rest=settings.pool_rest)
         engine = Engine(
             ledger=self._ledger,
             executor=Executor(
                 log=logs, environ=os.environ, blocking=self._workers.lend, limit=settings.delegate_limit, root=root
             ),
-            plugins=builtin.PLUGINS,
-            allocators=builtin.allocators(root.locate),
+            plugins=builtin.plugins(self._pools),
+            allocators=builtin.allocators(self._pools, root.locate),
             log=logs,
             blocking=self._workers.lend,
         )
-        self._cluster = _cluster(settings, logs, self._workers.lend)
-        source = self._cluster or Manifests(settings.manifest_dir, logs)
         multus = Multus(
             engine,
             source,
@@ -151,6 +154,7 @@ class Daemon:
             self._cluster.start()  # its first list arrives while the ledger is gone through
         private_directory(f"{self._settings.run_dir}/spool")
         self._reclaimer.at_start()
+        address_pools.reconcile(self._pools, self._ledger, self._log)
         self._health.spooled = self._spool.work_off()
         self._check_ledger()
         self._check_cluster()
@@ -187,6 +191,7 @@ class Daemon:
             self._server.release()
             self._ledger.checkpoint()
             self._ledger.close()
+            self._pools.close()
         return clean
 
     def _follow(self, path: str) -> Mapping[str, msgspec.Raw] | None:
@@ -219,6 +224,7 @@ class Daemon:
                     self._reclaimer.sweep()
                     self._check_ledger()
                     self._ledger.checkpoint()
+                    self._pools.tidy()
                     next_sweep = time.monotonic() + self._settings.reclaim_interval
             except Exception:  # the loop is the node's self-healing: it goes on, and the log has the bug
                 self._log("error", "maintenance failed", traceback=traceback.format_exc())

@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from underlay.ipam.allocator import as_written
 from underlay.ipam.host_local import HOST_LOCAL, HostLocal
 from underlay.ipam.static import STATIC
 from underlay.plugins import host_local, macvlan, router, static, veth
+from underlay.plugins.ipam import IpamPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,6 +23,11 @@ PLUGINS: Final[Mapping[str, Plugin]] = MappingProxyType(
 ALLOCATORS: Final[Mapping[str, Allocator]] = MappingProxyType({each.name: each for each in (HOST_LOCAL, STATIC)})
 
 
-def allocators(locate: Callable[[str], str]) -> Mapping[str, Allocator]:
-    """The IPAM plugins of a daemon that finds the node's paths by ``locate``."""
-    return MappingProxyType({**ALLOCATORS, HOST_LOCAL.name: HostLocal(locate)})
+def plugins(pools: Allocator) -> Mapping[str, Plugin]:
+    """All of them; ``pools`` (spiderpool) keeps state, so it is made where that is known."""
+    return MappingProxyType({**PLUGINS, pools.name: IpamPlugin(pools)})
+
+
+def allocators(pools: Allocator, locate: Callable[[str], str] = as_written) -> Mapping[str, Allocator]:
+    """The IPAM plugins among them, of a daemon that finds the node's paths by ``locate``."""
+    return MappingProxyType({**ALLOCATORS, HOST_LOCAL.name: HostLocal(locate), pools.name: pools})

@@ -54,15 +54,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set.
 
     ``workers`` requests are served at a time, ``queue`` more may wait in the socket's backlog; ``deadline`` seconds is
-    what one request may take, waiting excluded; ``delegate_limit`` other plugins' processes run at a time;
-    every ``reclaim_interval`` seconds the ledger is compared with the sandboxes that live; ``health_address`` HOST:PORT
-    serves /healthz and /readyz over HTTP, "" does not; ``stop_deadline`` seconds may pass until requests in
-    flight have ended after SIGTERM. ``pod_resources_socket`` and ``device_checkpoint`` are the kubelet's,
-    ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4). ``chroot_dir`` is a
-    directory in which the node's root is mounted: other plugins run in it, and what they, the runtime and IPAM
-    sections name is looked for there. ``multus_daemon_config`` is a file of Multus' own daemon, whose settings count
-    where nothing else is set (multus.daemon_file). ``hotplug`` lets NICs come and go as the networks annotation of a
-    pod that runs is changed (multus.hotplug).
+    what one request may take, waiting excluded; ``delegate_limit`` other plugins' processes run at a time; every
+    ``reclaim_interval`` seconds the ledger is compared with the sandboxes that live; an address given back to a pool
+    rests ``pool_rest`` seconds; ``health_address`` HOST:PORT serves /healthz and /readyz over HTTP, "" does not;
+    ``stop_deadline`` seconds may pass until requests in flight have ended after SIGTERM. ``pod_resources_socket`` and
+    ``device_checkpoint`` are the kubelet's, ``device_info_dir`` is shared with device plugins and CNI plugins
+    (device-info-spec, section 4). ``chroot_dir`` is a directory in which the node's root is mounted: other plugins run
+    in it, and what they, the runtime and IPAM sections name is looked for there. ``multus_daemon_config`` is a file of
+    Multus' own daemon, whose settings count where nothing else is set (multus.daemon_file). ``hotplug`` lets NICs come
+    and go as the networks annotation of a pod that runs is changed (multus.hotplug).
     """
 
     state_dir: str = "/var/lib/underlay"
@@ -79,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reclaim_interval: float = 10.0
     stop_deadline: float = 20.0
     hotplug: bool = False
+    pool_rest: float = 30.0
     health_address: str = ""
     pod_resources_socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
     device_checkpoint: str = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
@@ -188,6 +189,7 @@ def _sane(settings: Settings, where: Callable[[str], str]) -> None:
         ("delegate_limit", 1, 4096),
         ("reclaim_interval", 0.1, 86400),
         ("stop_deadline", 0, 3600),
+        ("pool_rest", 0, 86400),
     ):
         value = getattr(settings, key)
         if not least <= value <= most:

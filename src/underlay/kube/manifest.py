@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from underlay.kube import objects
+from underlay.errors import InvalidConfig
+from underlay.ipam.pools.surroundings import Owner
+from underlay.kube import objects, surrounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
+    from underlay.kube.surrounding import Surrounding
 
 ENDINGS = (".yaml", ".yml", ".json")
 _GROUP = "k8s.cni.cncf.io/"
@@ -34,13 +37,23 @@ class Objects:
 
     pods: tuple[Pod, ...] = ()
     networks: tuple[NetworkAttachmentDefinition, ...] = ()
+    around: tuple[Surrounding, ...] = ()
 
 
-class _Metadata(msgspec.Struct):
+class _Owner(msgspec.Struct):
+    kind: str
+    name: str
+    uid: str = ""
+    controller: bool | None = None
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
     name: str
     namespace: str | None = None
     uid: str | None = None
+    labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    owner_references: list[_Owner] | None = None
 
 
 class _Spec(msgspec.Struct):
@@ -63,15 +76,20 @@ def parse(name: str, raw: bytes) -> Objects:
     documents = decode(name, raw)
     pods: list[Pod] = []
     networks: list[NetworkAttachmentDefinition] = []
+    around: list[Surrounding] = []
     for where, kind, document in flatten(documents, _read):
         try:
             if kind == "Pod":
                 pods.append(_pod(msgspec.convert(document, _Pod)))
-            else:
+            elif kind == "NetworkAttachmentDefinition":
                 networks.append(_network(msgspec.convert(document, _Network)))
+            else:
+                around.append(surrounding.parse(kind, document))
         except (msgspec.ValidationError, ManifestError) as fault:
             raise ManifestError(f"{where}, {kind}: {fault}") from fault
-    return Objects(tuple(pods), tuple(networks))
+        except InvalidConfig as fault:
+            raise ManifestError(f"{where}: {fault.message}; {fault.hint}") from fault
+    return Objects(tuple(pods), tuple(networks), tuple(around))
 
 
 def decode(name: str, raw: bytes) -> list[Any]:
@@ -124,7 +142,7 @@ def _read(kind: str, version: object, implied: str) -> bool:
         return version == "v1" or (version is None and bool(implied))
     if kind == "NetworkAttachmentDefinition":
         return (isinstance(version, str) and version.startswith(_GROUP)) or (version is None and bool(implied))
-    return False
+    return surrounding.reads(kind, version, implied)
 
 
 def _identity(metadata: _Metadata) -> tuple[str, str]:
@@ -138,8 +156,16 @@ def _identity(metadata: _Metadata) -> tuple[str, str]:
 
 def _pod(found: _Pod) -> Pod:
     namespace, name = _identity(found.metadata)
-    annotations = found.metadata.annotations or {}
-    return objects.pod(namespace=namespace, name=name, uid=found.metadata.uid or "", annotations=annotations)
+    metadata = found.metadata
+    owners = (Owner(one.kind, one.name, one.uid) for one in metadata.owner_references or () if one.controller)
+    return objects.pod(
+        namespace=namespace,
+        name=name,
+        uid=metadata.uid or "",
+        annotations=metadata.annotations or {},
+        labels=metadata.labels or {},
+        owner=next(owners, None),
+    )
 
 
 def _network(found: _Network) -> NetworkAttachmentDefinition:

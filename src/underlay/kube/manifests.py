@@ -33,6 +33,7 @@ from underlay.kube.status_files import SUFFIX, StatusFiles
 if TYPE_CHECKING:
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
     from underlay.kube.source import EventType, Log
+    from underlay.kube.surrounding import Surrounding
 
 _UNSETTLED_NS = 20_000_000
 """File times move in steps of a timer tick (up to 10 ms): a file younger than this may change again unseen."""
@@ -61,6 +62,7 @@ class _Snapshot:
     networks: dict[tuple[str, str], tuple[NetworkAttachmentDefinition, str]] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     duplicates: frozenset[str] = frozenset()
+    around: tuple[tuple[Surrounding, ...], tuple[str, ...]] = ((), ())
 
 
 def _ignored(name: str) -> bool:
@@ -115,6 +117,14 @@ class Manifests:
         if found is None and now.faults:
             raise _unknown("network", namespace, name, now.faults)
         return found[0] if found else None
+
+    def pods(self) -> list[Pod]:
+        """Every pod that there is a manifest of."""
+        return [pod for pod, _ in self._current().pods.values()]
+
+    def surrounding(self) -> tuple[tuple[Surrounding, ...], tuple[str, ...]]:
+        """What address pools ask for, by path, and the files that cannot be read. Without news: the same object."""
+        return self._current().around
 
     def write_status(self, pod: Pod, status: bytes) -> None:
         """Write the pod's network-status beside its manifest, by temporary file and rename. StateUnwritable."""
@@ -256,9 +266,29 @@ class Manifests:
                 earlier = networks.setdefault((net.namespace, net.name), (net, path))
                 if earlier[0] is not net:
                     duplicates.add(f"network {net.namespace}/{net.name}: {earlier[1]} counts, {path} does not")
+        found = [(one, path) for path in sorted(self._files) for one in self._files[path].objects.around]
+        around = _unique(found, duplicates)
         for twice in sorted(duplicates - self._snapshot.duplicates):
             self._log("warn", "object is defined twice", object=twice)
-        self._snapshot = _Snapshot(pods, networks, tuple(faults), frozenset(duplicates))
+        now = (around, tuple(faults))
+        self._snapshot = _Snapshot(
+            pods,
+            networks,
+            tuple(faults),
+            frozenset(duplicates),
+            self._snapshot.around if now == self._snapshot.around else now,
+        )
+
+
+def _unique(found: list[tuple[Surrounding, str]], duplicates: set[str]) -> tuple[Surrounding, ...]:
+    """Each object once: of two of one kind and name the first by path counts."""
+    first: dict[tuple[str, str, str], tuple[Surrounding, str]] = {}
+    for one, path in found:
+        kind, namespace = type(one).__name__, getattr(one, "namespace", "")
+        known = first.setdefault((kind, namespace, one.name), (one, path))
+        if known[0] is not one:
+            duplicates.add(f"{kind} {one.name}: {known[1]} counts, {path} does not")
+    return tuple(one for one, _ in first.values())
 
 
 def _unknown(kind: str, namespace: str, name: str, faults: tuple[str, ...]) -> TryAgain:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from underlay.ipam.pools.surroundings import Owner
+
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 MIRROR = "kubernetes.io/config.mirror"
 CONFIG_SOURCE = "kubernetes.io/config.source"
@@ -30,7 +32,8 @@ def is_subdomain(text: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Pod:
     """A pod. ``uid`` is empty where the source knows none (a manifest that nobody submitted). ``static``: the object
-    mirrors a pod that the kubelet took from a file or a URL, so its UID is not the one the runtime is told.
+    mirrors a pod that the kubelet took from a file or a URL, so its UID is not the one the runtime is told. ``owner``
+    is its controller.
     """
 
     namespace: str
@@ -38,6 +41,8 @@ class Pod:
     uid: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
     static: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    owner: Owner | None = None
 
     @property
     def event_uid(self) -> str:
@@ -60,10 +65,18 @@ class NetworkAttachmentDefinition:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
-def pod(*, namespace: str, name: str, uid: str, annotations: Mapping[str, str]) -> Pod:
+def pod(
+    *,
+    namespace: str,
+    name: str,
+    uid: str,
+    annotations: Mapping[str, str],
+    labels: Mapping[str, str] | None = None,
+    owner: Owner | None = None,
+) -> Pod:
     """A pod from its metadata; what the annotations say of its origin decides ``static``."""
     static = MIRROR in annotations or annotations.get(CONFIG_SOURCE, "api") != "api"
-    return Pod(namespace, name, uid, annotations, static)
+    return Pod(namespace, name, uid, annotations, static, labels or {}, owner)
 
 
 def network(

@@ -176,10 +176,16 @@ def _selected(
     attachment = replace(
         plain.attachment,
         runtime={**(runtime or {}), **_capability_arguments(selection)},
-        cni_args=selection.cni_args,
+        cni_args=_cni_args(selection),
         default_gateways=selection.default_route,
     )
     return replace(plain, attachment=attachment, device=selection.device_id)
+
+
+def _cni_args(selection: NetworkSelection) -> Mapping[str, Any]:
+    """What travels as args.cni: the pod's own, and the claim that the IPAM plugin is to honour."""
+    claim = selection.ipam_claim_reference
+    return {**selection.cni_args, "ipam-claim-reference": claim} if claim else selection.cni_args
 
 
 def _capability_arguments(selection: NetworkSelection) -> dict[str, Any]:

@@ -222,6 +222,22 @@ class Leases:
         with self._lock:
             self._index.add(lease)
 
+    def restore(self, leases: Iterable[Lease]) -> list[Lease]:
+        """Hold what somebody else knows to be held and the journal does not; returns that. An address that the journal
+        says is another's stays theirs.
+        """
+        lost: list[Lease] = []
+        with self._lock:
+            for lease in leases:
+                space = self._spaces[lease.family]
+                known = space.taken.get(lease.value)
+                if known is None:
+                    space.put(lease.value, lease)
+                    self._index.add(lease)
+                    lost.append(lease)
+        self._journal.put(lost)
+        return lost
+
     def tidy(self, wanted: Callable[[str], bool | None]) -> list[Lease]:
         """Free what is kept for those that ``wanted`` says are gone for good, and forget what has rested."""
         kept = [lease for lease in self.everything() if lease.state == KEPT and not lease.keeper.startswith(RESERVED)]

@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from underlay.cni.address import Address, parse
 from underlay.cni.result import IPConfig, Result, Route
-from underlay.errors import AddressInUse, CheckFailed, GatewaySilent, NotAvailable, PoolMissing, TryAgain
+from underlay.errors import (
+    AddressInUse,
+    CheckFailed,
+    GatewaySilent,
+    NotAvailable,
+    PoolMissing,
+    StateUnwritable,
+    TryAgain,
+)
 from underlay.ipam.pools import section as sections
 from underlay.ipam.pools.choose import Ask, choose
 from underlay.ipam.pools.cuts import Cuts
+from underlay.ipam.pools.intervals import holds
 from underlay.ipam.pools.lease import CLAIM, HELD, Lease
 from underlay.ipam.pools.surroundings import Subject
 from underlay.ipam.section import check_count
@@ -72,6 +81,7 @@ class Spiderpool:
         self.leases = leases
         self.surroundings = surroundings
         self.cuts = Cuts(journal)
+        self._journal = journal
         self._boot = boot
         self._log = log
         self._wire = wire
@@ -169,13 +179,34 @@ class Spiderpool:
         )
         self._released(gone, "earlier boot")
 
+    def restore(self, leases: Sequence[Lease]) -> None:
+        """Hold what the attachments' ledger knows to be held and our own file does not, which was damaged or lost."""
+        catalogue = self._follow()
+        pools = [*catalogue.pools.values(), *self.cuts.pools(catalogue)]
+
+        def pool_of(lease: Lease) -> str:
+            fits = (one.name for one in pools if one.family == lease.family and holds(one.ranges, lease.value))
+            return next(fits, "")
+
+        for lease in self.leases.restore([lease._replace(pool=pool_of(lease)) for lease in leases]):
+            self._log("warn", "address held by a pod was not in the pools' file", address=lease.shown, pod=lease.pod,
+                      container=lease.container_id)  # fmt: skip
+
+    def close(self) -> None:
+        """Close the file."""
+        self._journal.close()
+
     def tidy(self) -> None:
         """What is kept for pods that are gone becomes free, pools of applications that are gone end."""
         catalogue = self._follow()
-        for lease in self.leases.tidy(self.surroundings.wanted):
-            self._log("info", "kept address freed", address=lease.shown, pool=lease.pool, keeper=lease.keeper)
-        for name in self.cuts.tidy(self.leases, catalogue):
-            self._log("info", "application's pool ended", pool=name)
+        self._journal.checkpoint()
+        try:
+            for lease in self.leases.tidy(self.surroundings.wanted):
+                self._log("info", "kept address freed", address=lease.shown, pool=lease.pool, keeper=lease.keeper)
+            for name in self.cuts.tidy(self.leases, catalogue):
+                self._log("info", "application's pool ended", pool=name)
+        except StateUnwritable as error:
+            self._log("warn", "pools cannot be tidied", error=error.message)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

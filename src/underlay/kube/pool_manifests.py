@@ -1,0 +1,118 @@
+"""The surroundings of address pools out of a directory of manifests, where there is no cluster."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from underlay.errors import PodMismatch
+from underlay.ipam.pools import surroundings
+from underlay.ipam.pools.lease import CLAIM
+from underlay.ipam.pools.objects import Pool, Reserved, Subnet, overlaps
+from underlay.ipam.pools.surroundings import Catalogue, Subject
+from underlay.kube.surrounding import Machine, Namespace, Node, Set
+
+if TYPE_CHECKING:
+    from underlay.kube.manifests import Manifests
+    from underlay.kube.objects import Pod
+    from underlay.kube.source import Log
+    from underlay.kube.surrounding import Surrounding
+
+
+class PoolManifests:
+    """A :class:`~underlay.ipam.pools.surroundings.Surroundings`. ``node`` is this node's name.
+
+    A pod of a StatefulSet is wanted as long as the set's manifest counts it; where the directory has no manifest of the
+    set, as long as it has one of the pod. The same holds for virtual machines; claims are wanted until they are
+    released by hand.
+    """
+
+    def __init__(self, manifests: Manifests, node: str, log: Log) -> None:
+        self._manifests = manifests
+        self._node = node
+        self._log = log
+        self._lock = threading.Lock()
+        self._seen: object = None
+        self._catalogue = Catalogue()
+        self._namespaces: dict[str, Namespace] = {}
+        self._sets: dict[tuple[str, str], Set] = {}
+        self._machines: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str, int, int]] = set()
+
+    def catalogue(self) -> Catalogue:
+        """The pools as the files have them."""
+        around = self._manifests.surrounding()
+        if around is not self._seen:
+            with self._lock:
+                if around is not self._seen:
+                    self._build(*around)
+                    self._seen = around
+        return self._catalogue
+
+    def subject(self, namespace: str, name: str, uid: str, deadline: float) -> Subject:
+        """The pod, by its manifest where there is one. Raises PodMismatch, TryAgain."""
+        pod = self._manifests.pod(namespace, name, deadline, uid)
+        self.catalogue()
+        around = self._namespaces.get(namespace, Namespace(namespace))
+        if pod is None:
+            return Subject(
+                namespace,
+                name,
+                uid,
+                namespace_labels=around.labels,
+                namespace_annotations=around.annotations,
+                known=False,
+            )
+        if uid and pod.uid and uid != pod.uid and not pod.static:
+            raise PodMismatch(f"pod {namespace}/{name} has UID {pod.uid}, the sandbox was made for UID {uid}")
+        return Subject(
+            namespace,
+            name,
+            uid or pod.uid,
+            labels=pod.labels,
+            annotations=pod.annotations,
+            namespace_labels=around.labels,
+            namespace_annotations=around.annotations,
+            owner=pod.owner,
+        )
+
+    def wanted(self, keeper: str) -> bool | None:
+        """Whether a keeper is still meant to exist; None while a file cannot be read."""
+        kind, namespace, name = keeper.split("/", 2)
+        if self.catalogue().faults:
+            return None
+        if kind == CLAIM:
+            return True
+        if kind == "VirtualMachine":
+            return (namespace, name) in self._machines or self._has_pod_of(namespace, name)
+        base, _, ordinal = name.rpartition("-")
+        found = self._sets.get((namespace, base))
+        if found is not None and ordinal.isdigit():
+            return found.first <= int(ordinal) < found.first + found.replicas
+        return self._manifests.pod(namespace, name, 0.0) is not None
+
+    def _has_pod_of(self, namespace: str, machine: str) -> bool:
+        def of_it(pod: Pod) -> bool:
+            owner = pod.owner
+            return owner is not None and owner.kind in surroundings.VIRTUAL and owner.name == machine
+
+        return any(pod.namespace == namespace and of_it(pod) for pod in self._manifests.pods())
+
+    def _build(self, objects: tuple[Surrounding, ...], faults: tuple[str, ...]) -> None:
+        pools = {one.name: one for one in objects if isinstance(one, Pool)}
+        nodes = {one.name: one for one in objects if isinstance(one, Node)}
+        self._namespaces = {one.name: one for one in objects if isinstance(one, Namespace)}
+        self._sets = {(one.namespace, one.name): one for one in objects if isinstance(one, Set)}
+        self._machines = {(one.namespace, one.name) for one in objects if isinstance(one, Machine)}
+        here = nodes.get(self._node, Node(self._node))
+        self._catalogue = Catalogue(
+            pools=pools,
+            reserved=tuple(one for one in objects if isinstance(one, Reserved)),
+            subnets={one.name: one for one in objects if isinstance(one, Subnet)},
+            node=surroundings.Node(here.name, here.labels),
+            faults=faults,
+        )
+        for clash in overlaps(list(pools.values())):
+            if clash not in self._warned:
+                self._warned.add(clash)
+                self._log("warn", "two pools list the same addresses; each is handed out once", pools=clash[:2])

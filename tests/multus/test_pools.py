@@ -1,0 +1,206 @@
+"""The project's two reference networks, as their documentation has them, with pools: nothing changed but the NIC."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from tests.multus.multus_node import InProcess
+
+# As published, comments and all; only the parent's name is replaced.
+STANDALONE = """
+    {
+        "cniVersion": "0.3.1",
+        "name": "macvlan-standalone",
+        "plugins": [
+            {
+                "type": "macvlan",
+                "master": "enp4s0f0np0",  # parent
+                "mode": "bridge",
+                "ipam": {
+                    "type": "spiderpool",
+                    "log_level": "DEBUG",
+                    "log_file_path": "/var/log/spidernet/spiderpool.log",
+                    "log_file_max_size": 100,
+                    "log_file_max_age": 30,
+                    "log_file_max_count": 10
+                }
+            },{
+                "type": "veth",
+                "service_hijack_subnet": ["172.96.0.0/18","2001:4860:fd00::/108"],
+                "overlay_hijack_subnet": ["10.240.0.0/12","fd00:10:244::/96"],
+                "additional_hijack_subnet":[],
+                "rp_filter": {
+                    "set_host": true,
+                    "value": 0
+                },
+                "migrate_route": -1,
+                "log_options": {
+                  "log_level": "debug",
+                  "log_file": "/var/log/meta-plugins/veth.log"
+                }
+            }
+        ]
+    }
+"""
+OVERLAY = """
+    {
+        "cniVersion": "0.3.1",
+        "name": "macvlan-overlay",  # parent
+        "plugins": [
+            {
+                "type": "macvlan",
+                "master": "enp4s0f0np0",
+                "mode": "bridge",
+                "ipam": {
+                    "type": "spiderpool",  # pools
+                    "log_level": "DEBUG",
+                    "log_file_path": "/var/log/spidernet/spiderpool.log",
+                    "log_file_max_size": 100,
+                    "log_file_max_age": 30,
+                    "log_file_max_count": 10
+                }
+            },{
+                "type": "router",
+                "overlay_interface": "eth0",
+                "migrate_route": -1,
+                "skip_call": false,
+                "service_hijack_subnet": ["172.96.0.0/18","2001:4860:fd00::/108"],
+                "overlay_hijack_subnet": ["10.240.0.0/12","fd00:10:244::/96"],
+                "additional_hijack_subnet": [],
+                "rp_filter": {
+                    "set_host": true,
+                    "value": 0
+                },
+                "log_options": {
+                  "log_level": "debug",
+                  "log_file": "/var/log/meta-plugins/router.log"
+                }
+            }
+        ]
+    }
+"""
+NETWORKS, DEFAULT = "k8s.v1.cni.cncf.io/networks", "v1.multus-cni.io/default-network"
+P = "ipam.spidernet.io/"
+CLUSTER = {
+    "cniVersion": "1.0.0",
+    "name": "cluster-net",
+    "type": "macvlan",
+    "master": "eth0",
+    "ipam": {"type": "static", "addresses": [{"address": "10.244.3.5/24", "gateway": "10.244.3.1"}]},
+}
+MULTUS = {"cniVersion": "1.0.0", "name": "m", "type": "multus", "clusterNetwork": "cluster-net"}
+
+
+def plain(config: str) -> Any:
+    """Comments stripped, the NIC replaced."""
+    return json.loads(re.sub(r"#.*", "", config).replace("enp4s0f0np0", "eth0"))
+
+
+@pytest.fixture
+def node(uplink, tmp_path):
+    made = InProcess(uplink, tmp_path)
+    made.write("net.d/10-cluster.conf", CLUSTER)
+    made.network("kube-system", "macvlan-standalone", plain(STANDALONE))
+    made.network("kube-system", "macvlan-vlan0-overlay", plain(OVERLAY))
+    pool(made, "four", subnet="172.18.0.0/16", ips=["172.18.40.10-172.18.40.12"], gateway="172.18.0.1", default=True)
+    pool(made, "six", subnet="fd00:18::/64", ips=["fd00:18::40:10-fd00:18::40:ff"], gateway="fd00:18::1", default=True)
+    yield made
+    made.close()
+
+
+def pool(node: InProcess, name: str, **spec: Any) -> None:
+    metadata = {"name": name}
+    kind = {"apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool"}
+    node.write(f"manifests/pools/{name}.json", {**kind, "metadata": metadata, "spec": spec})
+
+
+def args(name: str, uid: str = "uid-1") -> str:
+    return f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name};K8S_POD_UID={uid}"
+
+
+def held(node: InProcess) -> dict[str, str]:
+    return {lease.shown: lease.pod for lease in node.pools.leases.everything() if lease.state == "held"}
+
+
+def addresses(pod: Any, nic: str) -> list[str]:
+    (link,) = pod.ip("addr", "show", "dev", nic, "scope", "global")
+    return sorted(f"{each['local']}/{each['prefixlen']}" for each in link["addr_info"] if each)
+
+
+def test_macvlan_and_veth_as_the_pods_only_network(node, pod, lan, snapshot):
+    before = snapshot(pod)
+    node.pod("default", "web", {DEFAULT: "kube-system/macvlan-standalone"})
+    ok, result = node.call("ADD", MULTUS, netns=pod.path, args=args("web"))
+    assert ok, result
+    assert [ip["address"] for ip in result["ips"]] == ["172.18.40.10/16", "fd00:18::40:10/64"]
+    assert result["routes"] == [{"dst": "0.0.0.0/0", "gw": "172.18.0.1"}, {"dst": "::/0", "gw": "fd00:18::1"}]
+    assert addresses(pod, "eth0") == ["172.18.40.10/16", "fd00:18::40:10/64"]
+    assert pod.pings("172.18.0.1")
+    assert pod.pings("fd00:18::1")
+    assert node.ns.pings("172.18.40.10")  # what a macvlan alone cannot
+    assert held(node) == {"172.18.40.10": "default/web", "fd00:18::40:10": "default/web"}
+    assert node.call("CHECK", MULTUS, netns=pod.path, args=args("web")) == (True, None)
+    assert node.call("DEL", MULTUS, netns=pod.path, args=args("web"))[0]
+    assert held(node) == {}
+    assert snapshot(pod) == before
+    told = [line for line in node.log if line["event"] == "addresses held"]
+    assert told[0]["to"].level == "debug"
+    assert told[0]["to"].file == "/var/log/spidernet/spiderpool.log"
+
+
+def test_macvlan_and_router_as_a_second_network(node, pod):
+    routes = [{"dst": "10.99.0.0/16", "gw": "172.18.0.2"}]
+    only = ["kube-system/macvlan-vlan0-overlay"]
+    pool(node, "net1-pool", subnet="172.18.0.0/16", ips=["172.18.41.1-172.18.41.9"], routes=routes, multusName=only)
+    wish = [{"interface": "net1", "ipv4": ["net1-*"], "cleangateway": True}]
+    node.pod("default", "web", {NETWORKS: "kube-system/macvlan-vlan0-overlay", P + "ippools": json.dumps(wish)})
+    ok, result = node.call("ADD", MULTUS, netns=pod.path, args=args("web"))
+    assert ok, result
+    assert addresses(pod, "net1") == ["172.18.41.1/16"]
+    assert node.status("default", "web")[1]["ips"] == ["172.18.41.1"]
+    assert node.call("CHECK", MULTUS, netns=pod.path, args=args("web")) == (True, None)
+    assert node.call("DEL", MULTUS, netns=pod.path, args=args("web"))[0]
+    assert held(node) == {}
+
+
+def test_an_exhausted_pool_fails_the_pod_and_leaves_nothing(node, pod, snapshot):
+    before = snapshot(pod)
+    pool(node, "four", subnet="172.18.0.0/16", ips=["172.18.40.10"], default=True)
+    node.pod("default", "a", {DEFAULT: "kube-system/macvlan-standalone"})
+    node.pod("default", "b", {DEFAULT: "kube-system/macvlan-standalone"})
+    assert node.call("ADD", MULTUS, netns=pod.path, args=args("a"), container="c1")[0]
+    ok, error = node.call("ADD", MULTUS, netns=pod.path, args=args("b"), container="c2")
+    assert not ok
+    assert "no free address in pool 'four'" in error["msg"]
+    assert set(held(node).values()) == {"default/a"}
+    assert node.call("DEL", MULTUS, netns=pod.path, args=args("a"), container="c1")[0]
+    assert snapshot(pod) == before
+
+
+def test_a_broken_pool_is_named_with_its_field(node, pod):
+    pool(node, "four", subnet="172.18.0.0/16", ips=["10.0.0.1"], default=True)
+    node.pod("default", "web", {DEFAULT: "kube-system/macvlan-standalone", P + "ippool": '{"ipv4": ["four"]}'})
+    ok, error = node.call("ADD", MULTUS, netns=pod.path, args=args("web"))
+    assert not ok
+    assert "four" in error["msg"]
+    assert "spec.ips[0]" in error["msg"]
+    assert held(node) == {}
+
+
+def test_an_old_del_takes_nothing_from_the_new_pod_of_that_name(node, pod, new_netns):
+    annotations = {DEFAULT: "kube-system/macvlan-standalone"}
+    node.pod("default", "web", annotations)
+    assert node.call("ADD", MULTUS, netns=pod.path, args=args("web"), container="old")[0]
+    assert node.call("DEL", MULTUS, args=args("web"), container="old")[0]
+    node.pod("default", "web", annotations, uid="uid-2")
+    again = new_netns("again")
+    assert node.call("ADD", MULTUS, netns=again.path, args=args("web", "uid-2"), container="new")[0]
+    mine = held(node)
+    assert node.call("DEL", MULTUS, args=args("web"), container="old")[0]
+    assert node.call("DEL", MULTUS, args=args("web"), container="never")[0]
+    assert held(node) == mine
+    assert next(iter(mine)) == "172.18.40.11"  # the old one rests
+    assert node.call("DEL", MULTUS, netns=again.path, args=args("web", "uid-2"), container="new")[0]
