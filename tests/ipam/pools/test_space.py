@@ -75,6 +75,15 @@ def test_a_pool_deleted_and_made_again_hands_out_nothing_that_is_still_held() ->
     assert [made.take("a", "x", 0.0) for _ in range(3)] == [2, 3, None]
 
 
+def test_what_a_deleted_pool_held_comes_back_to_the_one_that_took_its_place() -> None:
+    made = space(a=((1, 2),))
+    assert made.take("a", "x", 0.0) == 1
+    made.configure({"b": ((1, 2),)})
+    assert [made.take("b", "x", 0.0), made.take("b", "x", 0.0)] == [2, None]
+    made.give_back(1, "a", 0.0)
+    assert made.take("b", "x", 0.0) == 1
+
+
 def test_an_address_set_aside_comes_back_after_its_time() -> None:
     made = space(a=((1, 2),))
     assert made.take("a", "x", 0.0) == 1

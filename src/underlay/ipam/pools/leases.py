@@ -76,7 +76,7 @@ class Leases:
         self._catalogue: Catalogue | None = None
         self._spaces = {4: Space[Lease](rest), 6: Space[Lease](rest)}
         self._index = Index()
-        self._resting: list[Lease] = []
+        self._resting: list[tuple[float, Lease]] = []
         for lease in journal.leases():
             self._recall(lease)
 
@@ -103,8 +103,9 @@ class Leases:
                     }
                 )
             resting, self._resting = self._resting, []
-            for lease in resting:
-                self._lay_to_rest(lease)
+            for since, lease in sorted(resting):
+                if lease.value not in self._spaces[lease.family].taken:
+                    self._spaces[lease.family].lay_to_rest(lease.value, lease.pool, since)
 
     # -- one NIC -----------------------------------------------------------------------------------------------------
 
@@ -334,23 +335,18 @@ class Leases:
         return KEPT if lease.keeper and (lease.keeper.startswith(RESERVED) or not moved) else REST
 
     def _recall(self, lease: Lease) -> None:
-        """What the journal says of an address."""
+        """What the journal says of an address. A clock that was set since then makes one that rests do so once more at
+        most.
+        """
         if lease.state == REST:
-            self._resting.append(lease)
+            rested = min(max(0.0, (self._realtime_ns() - lease.since) / 1e9), self._rest)
+            self._resting.append((self._monotonic() - rested, lease))
         elif lease.state == ASIDE:
             left = (lease.since - self._realtime_ns()) / 1e9
             self._spaces[lease.family].set_aside(lease.value, self._monotonic() + max(0.0, left))
         else:
             self._spaces[lease.family].put(lease.value, lease)
             self._index.add(lease)
-
-    def _lay_to_rest(self, lease: Lease) -> None:
-        """An address that a predecessor of this process freed. A clock that was set meanwhile makes it rest once more
-        at most.
-        """
-        rested = min(max(0.0, (self._realtime_ns() - lease.since) / 1e9), self._rest)
-        if lease.value not in self._spaces[lease.family].taken:
-            self._spaces[lease.family].lay_to_rest(lease.value, lease.pool, self._monotonic() - rested)
 
 
 def _reserved(catalogue: Catalogue, family: int) -> Intervals:

@@ -118,15 +118,14 @@ class Space(Generic[T]):
         if not rested:
             self.lay_to_rest(value, pool, now)
             return
-        for free in self._sharing(pool):
+        for free in self._listing(value, pool):
             free.ready(value)
 
     def lay_to_rest(self, value: int, pool: str, since: float) -> None:
         """A free address was in use until ``since``. To be called in the order of time."""
-        for free in self._sharing(pool):
+        for free in self._listing(value, pool):
             free.resting.pop(value, None)  # a dict keeps its order: what comes back stands last
-            if intervals.holds(free.ranges, value):
-                free.resting[value] = since
+            free.resting[value] = since
 
     def set_aside(self, value: int, until: float) -> None:
         """Hand the address out to nobody before ``until``: somebody outside uses it."""
@@ -145,9 +144,14 @@ class Space(Generic[T]):
         gone = sum(1 for value in (*self.taken, *self._aside) if intervals.holds(free.ranges, value))
         return max(0, intervals.size(free.ranges) - gone)
 
-    def _sharing(self, pool: str) -> tuple[_Free, ...]:
+    def _listing(self, value: int, pool: str) -> list[_Free]:
+        """The pools that may hand the address out: ``pool`` and those that overlap it; any, where ``pool`` has gone or
+        lists the address no more.
+        """
         free = self._free.get(pool)
-        return () if free is None else (free, *free.neighbours)
+        known = free is not None and intervals.holds(free.ranges, value)
+        among = (free, *free.neighbours) if free is not None and known else self._free.values()
+        return [one for one in among if intervals.holds(one.ranges, value)]
 
     def _from_heap(self, free: _Free) -> int | None:
         while free.heap:
