@@ -23,6 +23,7 @@ _SUBCOMMANDS: Final = {
     "lab": ("underlay.cli.lab.command", "a node, a LAN and pods in namespaces, to see it work"),
     "networks": ("underlay.cli.networks", "look networks and pod manifests through before they are in force"),
     "webhook": ("underlay.cli.webhook", "the same as an admission webhook"),
+    "ipam": ("underlay.cli.ipam", "see and reserve addresses of the pools"),
     "status": ("underlay.cli.status", "ask the daemon how it is"),
     "version": ("underlay.cli.version", "print the version"),
 }

@@ -17,10 +17,11 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING
 
 from underlay import __version__
-from underlay.daemon import builtin, config, health
+from underlay.daemon import builtin, config, health, pool_desk
 from underlay.daemon import pools as address_pools
 from underlay.daemon.handler import Handler
 from underlay.daemon.health import Health, Probes
@@ -135,6 +136,7 @@ class Daemon:
             bin_dir=settings.bin_dir,
             health=self._health,
             log=logs,
+            desks={pool_desk.PLUGIN: partial(pool_desk.serve, self._pools)},
         )
         self._server = Server(
             f"{settings.run_dir}/underlay.sock",

@@ -21,7 +21,7 @@ from underlay.delegate.report import Report
 from underlay.errors import PluginMissing, TryAgain, UnderlayError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from underlay.cni.result import Result
     from underlay.daemon.health import Health
@@ -53,7 +53,7 @@ class _Entry:
 
 class Handler:
     """Serves requests on any thread. ``builtin`` are the names of the engine's plugins, Multus apart; ``bin_dir`` is
-    searched after CNI_PATH.
+    searched after CNI_PATH; ``desks`` answer what is no CNI call, by the name they are asked under.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Handler:
         bin_dir: Sequence[str],
         health: Health,
         log: Callable[..., None],
+        desks: Mapping[str, Callable[[bytes], bytes]] | None = None,
     ) -> None:
         self._engine = engine
         self._multus = multus
@@ -72,6 +73,7 @@ class Handler:
         self._bin_dir = tuple(bin_dir)
         self._health = health
         self._log = log
+        self._desks = desks or {}
 
     def answer(
         self, payload: bytes, deadline: float, gone: Callable[[], bool]
@@ -116,6 +118,9 @@ class Handler:
         if call.plugin == health.PLUGIN:
             entry.fields = {}
             return health.encode(self._health.status())
+        if call.plugin in self._desks:
+            entry.fields = {"desk": call.plugin}
+            return self._desks[call.plugin](call.stdin)
         request = self._parse(call, entry)
         if request.verb is Verb.VERSION:
             return versions.encode_version()

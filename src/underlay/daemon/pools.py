@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from underlay.cni.address import parse
@@ -15,7 +14,7 @@ from underlay.ipam.pools.lease import HELD, Lease
 from underlay.ipam.pools.leases import Leases, WholePools
 from underlay.ipam.pools.plugin import NAME, Spiderpool
 from underlay.ipam.undo import Release
-from underlay.kube.pool_manifests import PoolManifests
+from underlay.kube.pool_manifests import PoolManifests, here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,8 +29,7 @@ def embedded(state_dir: str, manifests: Manifests, log: Callable[..., None], *, 
     """The plugin over the manifests. ``rest`` seconds is how long a freed address is not used again."""
     journal = Journal(f"{state_dir}/{FILE}", log)
     leases = Leases(journal, WholePools(), rest=rest)
-    node = os.environ.get("NODE_NAME") or os.uname().nodename
-    surroundings = PoolManifests(manifests, node, log)
+    surroundings = PoolManifests(manifests, here(), log)
     return Spiderpool(leases, journal, surroundings, boot=boot_id(), log=log, wire=HostWire())
 
 

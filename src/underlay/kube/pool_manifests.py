@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from underlay.kube.objects import Pod
     from underlay.kube.source import Log
     from underlay.kube.surrounding import Surrounding
+
+
+def here() -> str:
+    """The name of this node: what NODE_NAME in the environment says, as a pod's downward API sets it, or the host's."""
+    return os.environ.get("NODE_NAME") or os.uname().nodename
 
 
 class PoolManifests:

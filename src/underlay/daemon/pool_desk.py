@@ -1,0 +1,109 @@
+"""What people ask of the address pools (``underlay ipam``), served by whoever holds the state directory.
+
+{"act": "list"}                                       {"leases": [{"address": …, "pool": …, "state": …, …}, …]}
+{"act": "who", "address": "172.18.40.10"}             the same, of that address alone
+{"act": "reserve", "address": …, "for": "ns/pod"}     {"leases": [the reservation]}
+{"act": "release", "address": …, "force": false}      {"leases": [what it was]}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from underlay.cni.address import parse
+from underlay.cni.decoding import FAULTS, fault
+from underlay.errors import InvalidConfig, NoAddressLeft
+from underlay.ipam.pools import intervals
+from underlay.ipam.pools.lease import HELD, RESERVED
+
+if TYPE_CHECKING:
+    from underlay.cni.address import Address
+    from underlay.ipam.pools.lease import Lease
+    from underlay.ipam.pools.plugin import Spiderpool
+
+PLUGIN: Final = "_ipam"
+
+
+class Wish(msgspec.Struct, frozen=True, rename={"whom": "for"}, omit_defaults=True):
+    """One request. ``whom``: the pod that a reservation is for, "" for nobody: the address is not handed out at all."""
+
+    act: Literal["list", "who", "reserve", "release"]
+    address: str = ""
+    whom: str = ""
+    force: bool = False
+
+
+class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A lease as people read it; ``since`` in seconds since 1970."""
+
+    address: str
+    pool: str
+    state: str
+    pod: str = ""
+    container: str = ""
+    ifname: str = ""
+    keeper: str = ""
+    network: str = ""
+    since: float = 0.0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The leases asked for, or acted on."""
+
+    leases: tuple[Shown, ...]
+
+
+def serve(pools: Spiderpool, request: bytes) -> bytes:
+    """Carry a request out. Raises InvalidConfig, NoAddressLeft, StateUnwritable."""
+    try:
+        wish = msgspec.json.decode(request, type=Wish)
+    except FAULTS as error:
+        raise fault(error, what="the request") from error
+    if wish.act == "list":
+        return _answer(*pools.leases.everything())
+    address = parse(wish.address)
+    if address is None:
+        raise InvalidConfig(f"{wish.address[:60]!r} is no IP address", hint="Write it without a prefix length.")
+    if wish.act == "reserve":
+        return _answer(_reserve(pools, address, wish.whom))
+    found = pools.leases.at(address)
+    if wish.act == "who":
+        return _answer(*([found] if found else []))
+    if found is None:
+        return _answer()
+    if found.state == HELD and not wish.force:
+        raise NoAddressLeft(
+            f"{address} is {found.owner()}: another pod would get it while this one still uses it",
+            hint="Delete the pod. With --force the address is released all the same.",
+        )
+    return _answer(*pools.leases.drop([found]))
+
+
+def _reserve(pools: Spiderpool, address: Address, whom: str) -> Lease:
+    catalogue = pools.surroundings.catalogue()
+    fits = (
+        pool.name
+        for pool in catalogue.pools.values()
+        if pool.family == address.family and intervals.holds(pool.ranges, address.value)
+    )
+    name = next(fits, None)
+    if name is None:
+        raise InvalidConfig(f"no pool hands {address} out", hint='"underlay ipam list" shows the pools in use.')
+    if whom and whom.count("/") != 1:
+        raise InvalidConfig(f"{whom[:120]!r} is no pod", hint="Write NAMESPACE/POD.")
+    pools.leases.keep(address, name, f"{RESERVED}/{whom}")
+    found = pools.leases.at(address)
+    assert found is not None, "it was reserved just now"
+    return found
+
+
+def _answer(*leases: Lease) -> bytes:
+    return msgspec.json.encode(Answer(tuple(_shown(lease) for lease in leases)))
+
+
+def _shown(one: Lease) -> Shown:
+    return Shown(
+        one.shown, one.pool, one.state, one.pod, one.container_id, one.ifname, one.keeper, one.network, one.since / 1e9
+    )

@@ -1,0 +1,170 @@
+"""`underlay ipam`, the shim named spiderpool and `underlay plugin spiderpool`, with a daemon and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+UNDERLAY = (sys.executable, "-m", "underlay")
+POOLS = """
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: a}
+spec: {subnet: 10.1.0.0/16, ips: [10.1.0.10-10.1.0.19], gateway: 10.1.0.1, default: true}
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: web}
+spec: {subnet: 10.2.0.0/16, ips: [10.2.0.10], podAffinity: {matchLabels: {app: web}}}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: w
+  labels: {app: web}
+  annotations: {ipam.spidernet.io/ippool: '{"ipv4": ["web", "a"]}'}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, annotations: {ipam.spidernet.io/ippool: '{"ipv4": ["web"]}'}}
+"""
+
+
+@dataclass
+class Place:
+    """A daemon's directories."""
+
+    root: Path
+
+    def underlay(self, *argv: str, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([*UNDERLAY, *argv], capture_output=True, text=True, check=False, **kwargs)
+        assert not check or done.returncode == 0, done.stderr + done.stdout
+        return done
+
+    def ipam(self, act: str, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.underlay("ipam", act, *argv, "--config", str(self.root / "underlay.json"), check=check)
+
+    def call(self, program: list[str], verb: str, container: str = "c1", **conf: Any) -> tuple[int, Any]:
+        """One CNI call of the type spiderpool by its executable, as another plugin would make it."""
+        env = {
+            "CNI_COMMAND": verb, "CNI_CONTAINERID": container, "CNI_NETNS": "/run/netns/none", "CNI_IFNAME": "eth0",
+            "CNI_PATH": str(self.root / "bin"), "PATH": os.environ["PATH"],
+            "CNI_ARGS": "K8S_POD_NAMESPACE=default;K8S_POD_NAME=w;K8S_POD_UID=u1",
+        }  # fmt: skip
+        stdin = {"cniVersion": "1.1.0", "name": "n", "type": "ipvlan", "ipam": {"type": "spiderpool"}, **conf}
+        done = subprocess.run(program, env=env, input=json.dumps(stdin).encode(), capture_output=True, check=False)
+        return done.returncode, json.loads(done.stdout) if done.stdout else None
+
+    def daemon(self) -> subprocess.Popen[bytes]:
+        with (self.root / "log").open("ab") as log:
+            started = subprocess.Popen(
+                [*UNDERLAY, "daemon", "--config", str(self.root / "underlay.json")], stdout=log, stderr=log
+            )
+        until = time.monotonic() + 20
+        while not (self.root / "run" / "underlay.sock").exists():
+            assert started.poll() is None, (self.root / "log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        return started
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    made = Place(tmp_path)
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "pools.yaml").write_text(POOLS)
+    directories = {"run_dir": "run", "state_dir": "state", "manifest_dir": "manifests", "conf_dir": "conf"}
+    settings = {key: str(tmp_path / name) for key, name in directories.items()}
+    (tmp_path / "underlay.json").write_text(json.dumps({**settings, "log": {"plugin_dir": str(tmp_path)}}))
+    made.underlay("install", "--all", "--bin-dir", str(tmp_path / "bin"), "--run-dir", settings["run_dir"])
+    return made
+
+
+@pytest.fixture
+def daemon(place: Place) -> Iterator[Place]:
+    started = place.daemon()
+    yield place
+    started.terminate()
+    started.wait(20)
+
+
+def test_the_shim_named_spiderpool_serves_other_plugins_and_ipam_shows_it(daemon: Place) -> None:
+    shim = [str(daemon.root / "bin" / "spiderpool")]
+    status, result = daemon.call(shim, "ADD")
+    assert (status, result["ips"]) == (0, [{"address": "10.2.0.10/16"}])
+    assert "interfaces" not in result
+    assert daemon.call(shim, "CHECK", prevResult=result) == (0, None)
+    assert daemon.call(shim, "STATUS") == (0, None)
+    listed = json.loads(daemon.ipam("list", "--json").stdout)["leases"]
+    assert [(one["address"], one["pool"], one["pod"], one["container"]) for one in listed] == [
+        ("10.2.0.10", "web", "default/w", "c1")
+    ]
+    who = daemon.ipam("who", "10.2.0.10").stdout
+    assert "default/w" in who
+    assert "held" in who
+    refused = daemon.ipam("release", "10.2.0.10", check=False)
+    assert refused.returncode == 1
+    assert "held by pod default/w" in refused.stderr
+    assert "--force" in refused.stderr
+    assert daemon.call(shim, "DEL") == (0, None)
+    assert daemon.ipam("who", "10.2.0.10", check=False).stdout == "10.2.0.10 is free\n"
+
+
+def test_a_reservation_is_kept_over_a_restart_and_released(place: Place) -> None:
+    assert "kept" in place.ipam("reserve", "10.1.0.10").stdout  # no daemon: in the state directory itself
+    started = place.daemon()
+    try:
+        taken = place.ipam("reserve", "10.1.0.10", "--for", "default/x", check=False)
+        assert taken.returncode == 1
+        assert "kept for Reserved/" in taken.stderr
+        strange = place.ipam("reserve", "10.9.0.1", check=False)
+        assert "no pool hands 10.9.0.1 out" in strange.stderr
+        conf = {"ipam": {"type": "spiderpool"}}
+        env_pod = place.call([str(place.root / "bin" / "spiderpool")], "ADD", "c9", **conf)
+        assert env_pod[0] == 0
+        assert place.ipam("release", "10.1.0.10").returncode == 0
+        assert place.ipam("who", "10.1.0.10", check=False).returncode == 1
+    finally:
+        started.terminate()
+        started.wait(20)
+
+
+def test_explain_says_pool_by_pool_why(place: Place) -> None:
+    told = place.ipam("explain", "default/w").stdout.splitlines()
+    assert told[0] == "default/w, eth0: decided by ipam.spidernet.io/ippool"
+    assert [line.split() for line in told[2:]] == [
+        ["web", "IPv4", "1.", "to", "be", "tried"], ["a", "IPv4", "2.", "to", "be", "tried"],
+    ]  # fmt: skip
+    refused = place.ipam("explain", "default/other", check=False)
+    assert refused.returncode == 1
+    assert "the pod does not meet podAffinity app=web" in refused.stdout
+    assert "has no manifest" in place.ipam("explain", "default/nobody").stdout
+
+
+def test_as_a_plain_process_it_uses_the_same_state_and_refuses_while_a_daemon_has_it(place: Place) -> None:
+    state, manifests = str(place.root / "state"), str(place.root / "manifests")
+    plain = [*UNDERLAY, "plugin", "--state-dir", state, "--manifest-dir", manifests, "spiderpool"]
+    status, result = place.call(plain, "ADD")
+    assert (status, result["ips"]) == (0, [{"address": "10.2.0.10/16"}])
+    started = place.daemon()
+    try:
+        assert "default/w" in place.ipam("who", "10.2.0.10").stdout
+        status, error = place.call(plain, "ADD", "c2")
+        assert status == 1
+        assert "another daemon" in error["msg"]
+    finally:
+        started.terminate()
+        started.wait(20)
+    assert place.call(plain, "DEL") == (0, None)
+    assert place.ipam("list").stdout == "no address is in use\n"
