@@ -12,33 +12,11 @@ import argparse
 import os
 import platform
 import statistics
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from bench import node
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the report."""
-
-    what: str
-    must: str
-    seen: str
-    met: bool | None
-
-
-def spread(values: list[float], unit: str = "ms") -> str:
-    """Median with the 10th and 90th percentile."""
-    tenths = statistics.quantiles(values, n=10)
-    return f"{statistics.median(values):.2f} {unit} ({tenths[0]:.2f}-{tenths[-1]:.2f}, n={len(values)})"
-
-
-def say(text: str) -> None:
-    """Progress, on standard error."""
-    print(f"bench: {text} …", file=sys.stderr, flush=True)
+from bench import node, pools
+from bench.figures import Figure, pairwise, report, say, spread
 
 
 def serial(caller: node.Caller, pods: list[str], warm: int = 5) -> tuple[list[float], list[float]]:
@@ -46,16 +24,6 @@ def serial(caller: node.Caller, pods: list[str], warm: int = 5) -> tuple[list[fl
     adds = [caller.timed("ADD", pod) for pod in pods]
     dels = [caller.timed("DEL", pod) for pod in pods]
     return adds[warm:], dels[warm:]
-
-
-def pairwise(ours: node.Caller, peer: node.Caller, pods: list[str]) -> dict[str, list[float]]:
-    """The same work by both, call by call in turn, so that the machine's moods hit both alike."""
-    seen: dict[str, list[float]] = {"ours ADD": [], "peer ADD": [], "ours DEL": [], "peer DEL": []}
-    for pod in pods:
-        for who, caller in (("ours", ours), ("peer", peer)):
-            seen[f"{who} ADD"].append(caller.timed("ADD", pod))
-            seen[f"{who} DEL"].append(caller.timed("DEL", pod))
-    return seen
 
 
 def burst(caller: node.Caller, verb: str, pods: list[str]) -> float:
@@ -123,7 +91,7 @@ def measure(rounds: int) -> list[Figure]:
         Figure("daemon: start to ready", "<= 0.5 s", f"{start:.2f} s", start <= 0.5),
     ]
     daemon.stop()
-    return figures
+    return figures + pools.measure(rounds)
 
 
 def peers(daemon: node.Daemon, data: Path, pods: list[str]) -> list[Figure]:
@@ -161,13 +129,6 @@ def machine() -> str:
         "?",
     )
     return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-
-
-def report(figures: list[Figure]) -> str:
-    """The figures as a Markdown table."""
-    verdict = {True: "met", False: "**missed**", None: ""}
-    rows = [f"| {f.what} | {f.must} | {f.seen} | {verdict[f.met]} |" for f in figures]
-    return "\n".join(["| figure | must | median (p10-p90) | |", "|---|---|---|---|", *rows])
 
 
 def main() -> None:

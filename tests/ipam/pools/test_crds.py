@@ -121,7 +121,8 @@ def test_statuses_as_the_reference_writes_them() -> None:
     "changes",
     [
         {"ipVersion": 5}, {"ips": "172.31.199.180"}, {"vlan": 5000}, {"default": "yes"}, {"subnett": "x"},
-        {"routes": [{"dst": "10.0.0.0/8"}]}, {"podAffinity": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}, {"subnet": None},
+        {"routes": [{"dst": "10.0.0.0/8"}]}, {"subnet": None},
+        {"podAffinity": {"matchExpressions": [{"key": "a", "operator": "Like"}]}},
     ],
 )  # fmt: skip
 def test_what_the_schema_alone_refuses(changes: dict[str, Any]) -> None:

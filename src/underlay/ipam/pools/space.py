@@ -14,6 +14,7 @@ Not thread-safe: :class:`~underlay.ipam.pools.leases.Leases` locks. ``now``: sec
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -32,9 +33,10 @@ class _Free:
 
     __slots__ = ("at", "heap", "heaped", "neighbours", "next", "ranges", "resting")
 
-    def __init__(self, ranges: Intervals, resting: dict[int, float]) -> None:
+    def __init__(self, ranges: Intervals, resting: OrderedDict[int, float]) -> None:
         self.ranges = ranges
-        self.resting = resting  # address: since when, longest first
+        # Address: since when, longest first. A plain dict would look at all it has lost to find its first.
+        self.resting = resting
         self.at = 0  # the range that the frontier is in
         self.next = ranges[0][0] if ranges else 0  # the frontier: the lowest address never looked at
         self.heap: list[int] = []
@@ -45,8 +47,8 @@ class _Free:
         """What began to rest before that has rested."""
         resting = self.resting
         while resting:
-            value = next(iter(resting))
-            if resting[value] > before:
+            value, since = next(iter(resting.items()))
+            if since > before:
                 return
             del resting[value]
             self.ready(value)
@@ -73,7 +75,7 @@ class Space(Generic[T]):
         for name, ranges in pools.items():
             known = before.get(name)
             same = known is not None and known.ranges == ranges
-            self._free[name] = known if known and same else _Free(ranges, known.resting if known else {})
+            self._free[name] = known if known and same else _Free(ranges, known.resting if known else OrderedDict())
             self._free[name].neighbours = ()
         for cluster in _clusters(self._free):
             for one in cluster:
@@ -124,8 +126,8 @@ class Space(Generic[T]):
     def lay_to_rest(self, value: int, pool: str, since: float) -> None:
         """A free address was in use until ``since``. To be called in the order of time."""
         for free in self._listing(value, pool):
-            free.resting.pop(value, None)  # a dict keeps its order: what comes back stands last
             free.resting[value] = since
+            free.resting.move_to_end(value)
 
     def set_aside(self, value: int, until: float) -> None:
         """Hand the address out to nobody before ``until``: somebody outside uses it."""
@@ -177,8 +179,7 @@ class Space(Generic[T]):
 
     def _from_resting(self, free: _Free) -> int | None:
         while free.resting:
-            value = next(iter(free.resting))
-            del free.resting[value]
+            value, _ = free.resting.popitem(last=False)
             if value not in self.taken and value not in self._aside and intervals.holds(free.ranges, value):
                 return value
         return None
