@@ -89,7 +89,11 @@ CLUSTER = {
     "name": "cluster-net",
     "type": "macvlan",
     "master": "eth0",
-    "ipam": {"type": "static", "addresses": [{"address": "10.244.3.5/24", "gateway": "10.244.3.1"}]},
+    "ipam": {
+        "type": "static",
+        "addresses": [{"address": "10.244.3.5/24", "gateway": "10.244.3.1"}],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    },
 }
 MULTUS = {"cniVersion": "1.0.0", "name": "m", "type": "multus", "clusterNetwork": "cluster-net"}
 
@@ -142,7 +146,8 @@ def test_macvlan_and_veth_as_the_pods_only_network(node, pod, lan, snapshot):
     assert pod.pings("fd00:18::1")
     assert node.ns.pings("172.18.40.10")  # what a macvlan alone cannot
     assert held(node) == {"172.18.40.10": "default/web", "fd00:18::40:10": "default/web"}
-    assert node.call("CHECK", MULTUS, netns=pod.path, args=args("web")) == (True, None)
+    checked = node.call("CHECK", MULTUS, netns=pod.path, args=args("web"))
+    assert checked == (True, None), checked
     assert node.call("DEL", MULTUS, netns=pod.path, args=args("web"))[0]
     assert held(node) == {}
     assert snapshot(pod) == before
@@ -161,7 +166,8 @@ def test_macvlan_and_router_as_a_second_network(node, pod):
     assert ok, result
     assert addresses(pod, "net1") == ["172.18.41.1/16"]
     assert node.status("default", "web")[1]["ips"] == ["172.18.41.1"]
-    assert node.call("CHECK", MULTUS, netns=pod.path, args=args("web")) == (True, None)
+    checked = node.call("CHECK", MULTUS, netns=pod.path, args=args("web"))
+    assert checked == (True, None), checked
     assert node.call("DEL", MULTUS, netns=pod.path, args=args("web"))[0]
     assert held(node) == {}
 

@@ -34,13 +34,14 @@ class _Keys(msgspec.Struct, frozen=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """As checked. ``detect_conflict``: ask the wire whether an address is free; ``detect_gateway``: whether the gateway
-    answers (our own keys, "detectIPConflict" and "detectGateway", named as the field's coordinator names them).
+    """As checked. ``log`` is None where no log key is given: no file is made unasked. ``detect_conflict``: ask the wire
+    whether an address is free; ``detect_gateway``: whether the gateway answers (our own keys, "detectIPConflict" and
+    "detectGateway", named as the field's coordinator names them).
     """
 
     v4: tuple[str, ...]
     v6: tuple[str, ...]
-    log: LogOptions
+    log: LogOptions | None
     detect_conflict: bool
     detect_gateway: bool
 
@@ -56,20 +57,25 @@ def _read(raw: bytes) -> Section:
         section = msgspec.json.decode(raw, type=_Keys, strict=False).ipam
     except FAULTS as error:
         raise fault(error) from error
+    return Section(
+        section.default_ipv4_ippool or (),
+        section.default_ipv6_ippool or (),
+        _log(section),
+        bool(section.detect_ip_conflict),
+        bool(section.detect_gateway),
+    )
+
+
+def _log(section: _Section) -> LogOptions | None:
+    if all(getattr(section, key) is None for key in section.__struct_fields__ if key.startswith("log_")):
+        return None
     file = section.log_file_path or LOG_FILE
     if not file.startswith("/") or "\0" in file:
         raise InvalidConfig(f'"ipam.log_file_path" {file[:120]!r} is no absolute path')
-    log = LogOptions(
+    return LogOptions(
         file=file,
         level=level(section.log_level or "info", "ipam.log_level"),
         max_size=limit("ipam.log_file_max_size", section.log_file_max_size, 100),
         max_age=limit("ipam.log_file_max_age", section.log_file_max_age, 30),
         max_count=limit("ipam.log_file_max_count", section.log_file_max_count, 10),
-    )
-    return Section(
-        section.default_ipv4_ippool or (),
-        section.default_ipv6_ippool or (),
-        log,
-        bool(section.detect_ip_conflict),
-        bool(section.detect_gateway),
     )
