@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from underlay.delegate import info_file
 from underlay.delegate.ledger import Ledger
 from underlay.ipam import store
+from underlay.ipam.pools.journal import Journal
 from underlay.net import sysctl
 from underlay.net.rtnl import Rtnl
 
@@ -86,4 +87,5 @@ def lay(fuse: Fuse) -> None:
     Rtnl.requests = each_by_itself  # type: ignore[method-assign]
     for name in LEDGER_WRITES:
         setattr(Ledger, name, fuse.after(getattr(Ledger, name)))
+    Journal._commit = fuse.after(Journal._commit)  # type: ignore[method-assign]
     sysctl.os = store.os = info_file.os = _Os(fuse)  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -45,6 +46,21 @@ def with_veth(data_dir: Path) -> dict[str, Any]:
     chain = [macvlan(data_dir), {"type": "veth", **HIJACK}]
     networks = [{"cniVersion": "1.0.0", "name": name, "plugins": chain} for name in ("underlay-a", "underlay-b")]
     return {"cniVersion": "1.0.0", "name": "multus-net", "type": "multus", "delegates": networks}
+
+
+def with_pools(data_dir: Path) -> dict[str, Any]:
+    """macvlan + veth with addresses of pools, one of each family."""
+    kind = {"apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool"}
+    for name, subnet, ips, gateway in (
+        ("v4", "172.18.0.0/16", "172.18.9.1-172.18.9.250", "172.18.0.1"),
+        ("v6", "fd00:18::/64", "fd00:18::9:1-fd00:18::9:ff", "fd00:18::1"),
+    ):
+        spec = {"subnet": subnet, "ips": [ips], "gateway": gateway, "default": True}
+        manifest = {**kind, "metadata": {"name": name}, "spec": spec}
+        (data_dir.parent / "manifest" / f"{name}.json").write_text(json.dumps(manifest))
+    nic = {"type": "macvlan", "master": "eth0", "mode": "bridge", "ipam": {"type": "spiderpool"}}
+    network = {"cniVersion": "1.0.0", "name": "underlay-a", "plugins": [nic, {"type": "veth", **HIJACK}]}
+    return {"cniVersion": "1.0.0", "name": "multus-net", "type": "multus", "delegates": [network]}
 
 
 def with_router(data_dir: Path) -> dict[str, Any]:
@@ -143,7 +159,7 @@ def daemon(uplink: Netns, tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.mark.parametrize("share", range(SHARE))
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
-@pytest.mark.parametrize("network", [with_veth, with_router])
+@pytest.mark.parametrize("network", [with_veth, with_router, with_pools])
 def test_nothing_is_left_whenever_the_daemon_is_killed(
     daemon: Daemon, uplink: Netns, pod: Netns, snapshot: Callable[[Netns], State], tmp_path: Path,
     network: Callable[[Path], dict[str, Any]], verb: str, share: int,
@@ -153,6 +169,9 @@ def test_nothing_is_left_whenever_the_daemon_is_killed(
     def state() -> tuple[State, State, list[str]]:
         """Settings apart: rp_filter of the node is not the pod's to take back."""
         held = sorted(each.name for each in (tmp_path / "data").glob("*/*[0-9a-f]") if each.name[0] in "1f")
+        if (tmp_path / "state" / "pools.db").exists():
+            with contextlib.closing(sqlite3.connect(tmp_path / "state" / "pools.db")) as db:
+                held += (address for (address,) in db.execute("SELECT address FROM lease WHERE state = 'held'"))
         return replace(snapshot(uplink), sysctls=()), replace(snapshot(pod), sysctls=()), held
 
     before = state()
