@@ -1,7 +1,7 @@
 """The lab's networks and pods as the files an administrator writes: manifests, and the runtime's one configuration.
 
 ``macvlan-standalone`` and ``macvlan-vlan0-overlay`` are the project's two reference networks: their NIC is the lab
-node's ``eth0``, their address pool ``host-local`` with its store in the lab, and so is the log.
+node's ``eth0``, and their log lies in the lab. Each network has a pool of each family of its own.
 """
 
 from __future__ import annotations
@@ -62,32 +62,40 @@ PODS = (
 )
 
 
-def _macvlan(root: Path, pool: int, *, ipv6: bool) -> dict[str, Any]:
-    """A macvlan on the node's NIC. Each network has a pool of its own: ten addresses of a family from ``pool`` on."""
-    start, end = f"172.18.7.{pool}", f"172.18.7.{pool + 9}"
-    ranges = [[{"subnet": LAN_V4, "rangeStart": start, "rangeEnd": end, "gateway": GATEWAY_V4}]]
-    routes = [{"dst": "0.0.0.0/0"}]
+def _macvlan(root: Path) -> dict[str, Any]:
+    """A macvlan on the node's NIC with addresses of pools."""
+    log = {"log_level": "DEBUG", "log_file_path": str(root / "log/spiderpool.log")}
+    limits = {"log_file_max_size": 100, "log_file_max_age": 30, "log_file_max_count": 10}
+    return {"type": "macvlan", "master": "eth0", "mode": "bridge", "ipam": {"type": "spiderpool", **log, **limits}}
+
+
+def _pools(network: str, first: int, *, ipv6: bool) -> str:
+    """A network's pools as YAML: ten addresses of a family from ``first`` on."""
+    families = [("v4", LAN_V4, f"172.18.7.{first}-172.18.7.{first + 9}", GATEWAY_V4)]
     if ipv6:
-        start, end = f"fd00:18::7:{pool}", f"fd00:18::7:{pool + 9}"
-        ranges.append([{"subnet": LAN_V6, "rangeStart": start, "rangeEnd": end, "gateway": GATEWAY_V6}])
-        routes.append({"dst": "::/0"})
-    ipam = {"type": "host-local", "dataDir": str(root / "pools"), "ranges": ranges, "routes": routes}
-    return {"type": "macvlan", "master": "eth0", "mode": "bridge", "ipam": ipam}
+        families.append(("v6", LAN_V6, f"fd00:18::7:{first}-fd00:18::7:{first + 9}", GATEWAY_V6))
+    return "---\n".join(
+        "apiVersion: spiderpool.spidernet.io/v2beta1\nkind: SpiderIPPool\n"
+        f"metadata:\n  name: {network}-{family}\n"
+        f'spec:\n  subnet: {subnet}\n  ips: ["{ips}"]\n  gateway: {gateway}\n'
+        f"  default: true\n  multusName: [kube-system/{network}]\n"
+        for family, subnet, ips, gateway in families
+    )
 
 
 def _log_options(root: Path, plugin: str) -> dict[str, Any]:
     return {"log_options": {"log_level": "debug", "log_file": str(root / f"log/{plugin}.log")}}
 
 
-def _networks(root: Path, *, ipv6: bool) -> dict[str, dict[str, Any]]:
+def _networks(root: Path) -> dict[str, dict[str, Any]]:
     """CNI configuration of each NetworkAttachmentDefinition, by its name."""
     veth = {"type": "veth", **_HIJACK, **_log_options(root, "veth")}
     router = {"type": "router", "overlay_interface": "eth0", "skip_call": False, **_HIJACK}
     router |= _log_options(root, "router")
     chains = {
-        "macvlan-alone": ("macvlan-alone", [_macvlan(root, 10, ipv6=ipv6)]),
-        "macvlan-standalone": ("macvlan-standalone", [_macvlan(root, 20, ipv6=ipv6), veth]),
-        "macvlan-vlan0-overlay": ("macvlan-overlay", [_macvlan(root, 30, ipv6=ipv6), router]),
+        "macvlan-alone": ("macvlan-alone", [_macvlan(root)]),
+        "macvlan-standalone": ("macvlan-standalone", [_macvlan(root), veth]),
+        "macvlan-vlan0-overlay": ("macvlan-overlay", [_macvlan(root), router]),
     }
     return {
         name: {"cniVersion": "0.3.1", "name": inner, "plugins": plugins} for name, (inner, plugins) in chains.items()
@@ -125,14 +133,15 @@ def container_id(pod: Pod) -> str:
 def write(root: Path, *, ipv6: bool) -> None:
     """Lay out below ``root`` what an administrator would.
 
-    manifests/ networks and pods; conf/ and bin/ the cluster's own network and its stand-in; multus.conf what the
+    manifests/ networks, pools and pods; conf/ and bin/ the cluster's own network and its stand-in; multus.conf what the
     runtime hands to multus; underlay.json the daemon's configuration.
     """
     manifests, conf, bin_dir = root / "manifests", root / "conf", root / "bin"
     for directory in (manifests, conf, bin_dir, root / "overlay", root / "log"):
         directory.mkdir(parents=True, exist_ok=True)
-    for name, chain in _networks(root, ipv6=ipv6).items():
+    for first, (name, chain) in zip((10, 20, 30), _networks(root).items(), strict=True):
         (manifests / f"{name}.yaml").write_text(_definition(name, chain))
+        (manifests / f"pools-{name}.yaml").write_text(_pools(name, first, ipv6=ipv6))
     for pod in PODS:
         (manifests / f"pod-{pod.name}.yaml").write_text(_pod(pod))
         (root / "overlay" / container_id(pod)).write_text(_stand_in_result(pod, ipv6=ipv6) + "\n")
