@@ -111,7 +111,7 @@ def test_what_is_no_call_is_answered_by_a_cni_error(uplink: Netns, pod: Netns, v
     assert fault(plugin(uplink, verb, text, pod))["code"] == code
 
 
-@pytest.mark.parametrize("name", ["macvlan", "veth", "router", "host-local", "static"])
+@pytest.mark.parametrize("name", ["macvlan", "veth", "router", "host-local", "static", "spiderpool"])
 def test_every_plugin_tells_its_versions(uplink: Netns, name: str) -> None:
     told = json.loads(plugin(uplink, "VERSION", "{}", name=name).stdout)
     assert (told["cniVersion"], told["supportedVersions"][0]) == ("1.1.0", "0.1.0")
