@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from underlay.daemon.builtin import ALLOCATORS, PLUGINS
+from underlay.daemon.builtin import ALLOCATORS, JUDGES, PLUGINS
 from underlay.multus.findings import Finding, Subject
 from underlay.multus.lint import Linter
 
@@ -236,3 +236,18 @@ def test_a_mark_inside_of_a_string_is_not_taken_for_a_comment():
     (finding,) = look(b'{"name": "http://x#y",}')
     assert "comment" not in finding.hint
     assert "line 1" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("ipam", "field"),
+    [
+        ({"log_level": "loud"}, "ipam.log_level"),
+        ({"default_ipv4_ippool": "a"}, "ipam.default_ipv4_ippool"),
+        ({"log_file_max_sise": 7}, "ipam.log_file_max_sise"),
+    ],
+)
+def test_a_section_of_pools_is_judged_as_add_judges_it(ipam, field):
+    raw = json.dumps(chain({**MACVLAN, "ipam": {"type": "spiderpool", **ipam}})).encode()
+    (finding,) = Linter(*JUDGES).network(SUBJECT, raw).findings
+    assert finding.field == f"plugins[0].{field}"
+    assert finding.severity in ("error", "warning")

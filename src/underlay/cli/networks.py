@@ -87,11 +87,11 @@ def _linter(options: argparse.Namespace) -> Linter:
     from underlay.multus.lint import Linter
 
     if not options.on_this_node:
-        return Linter(builtin.PLUGINS, builtin.ALLOCATORS)
+        return Linter(*builtin.JUDGES)
     from underlay.cli.this_node import ThisNode
 
-    node = ThisNode(builtin.PLUGINS, builtin.ALLOCATORS, tuple(options.bin_dir or ("/opt/cni/bin",)))
-    return Linter(builtin.PLUGINS, builtin.ALLOCATORS, node)
+    node = ThisNode(builtin.PLUGINS, builtin.JUDGES[1], tuple(options.bin_dir or ("/opt/cni/bin",)))
+    return Linter(*builtin.JUDGES, node)
 
 
 def _files(names: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import msgspec
 
     from underlay.cni.result import Result
-    from underlay.ipam.allocator import Allocator
     from underlay.plugins.context import Call, Plugin
 
 _SECONDS = 10.0
@@ -28,7 +27,7 @@ class ThisNode:
     """Asks built-in plugins for STATUS and looks for the executables of the others."""
 
     plugins: Mapping[str, Plugin]
-    allocators: Mapping[str, Allocator]
+    allocators: Mapping[str, object]
     bin_dirs: tuple[str, ...]
 
     def __call__(self, call: Call) -> None:
@@ -54,7 +53,7 @@ class ThisNode:
 class _ExecutablesOnly:
     """The ``Ipam`` of a look that changes nothing; what a built-in one needs, a directory to write, only root sees."""
 
-    allocators: Mapping[str, Allocator]
+    allocators: Mapping[str, object]
     bin_dirs: tuple[str, ...]
 
     def add(self, call: Call) -> Result:

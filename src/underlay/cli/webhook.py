@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     server = Server(
         (options.address, options.port),
         certificate=Certificate(options.tls_cert, options.tls_key, log),
-        judge=partial(admission.answer, linter=Linter(builtin.PLUGINS, builtin.ALLOCATORS)),
+        judge=partial(admission.answer, linter=Linter(*builtin.JUDGES)),
         log=log,
     )
     stopping = {signal.SIGTERM, signal.SIGINT}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from underlay.ipam.allocator import as_written
 from underlay.ipam.host_local import HOST_LOCAL, HostLocal
+from underlay.ipam.pools.section import Parsing
 from underlay.ipam.static import STATIC
 from underlay.plugins import host_local, macvlan, router, static, veth
 from underlay.plugins.ipam import IpamPlugin
@@ -21,6 +22,13 @@ PLUGINS: Final[Mapping[str, Plugin]] = MappingProxyType(
     {each.PLUGIN.name: each.PLUGIN for each in (macvlan, veth, router, host_local, static)}
 )
 ALLOCATORS: Final[Mapping[str, Allocator]] = MappingProxyType({each.name: each for each in (HOST_LOCAL, STATIC)})
+
+
+JUDGES: Final[tuple[Mapping[str, object], Mapping[str, object]]] = (
+    MappingProxyType({**PLUGINS, Parsing.name: Parsing()}),
+    MappingProxyType({**ALLOCATORS, Parsing.name: Parsing()}),
+)
+"""Plugins and IPAM plugins for lint, which looks at configurations alone: spiderpool without its state."""
 
 
 def plugins(pools: Allocator) -> Mapping[str, Plugin]:

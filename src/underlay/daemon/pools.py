@@ -12,7 +12,8 @@ from underlay.errors import StateUnwritable
 from underlay.ipam.pools.journal import Journal
 from underlay.ipam.pools.lease import HELD, Lease
 from underlay.ipam.pools.leases import Leases, WholePools
-from underlay.ipam.pools.plugin import NAME, Spiderpool
+from underlay.ipam.pools.plugin import Spiderpool
+from underlay.ipam.pools.section import NAME
 from underlay.ipam.undo import Release
 from underlay.kube.pool_manifests import PoolManifests, here
 

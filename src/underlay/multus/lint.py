@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from underlay.cni.config import NetworkConfig, PluginConfig
     from underlay.cni.decoding import Stranger
-    from underlay.ipam.allocator import Allocator
-    from underlay.plugins.context import Plugin
 
 _UNKNOWN_KEYS: Final = 20  # of one plugin; whoever has more has not written a configuration of it
 MULTUS: Final = ("multus", "multus-shim")
@@ -64,13 +62,14 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Linter:
-    """Looks configurations through. ``plugins`` and ``allocators`` are what runs in process, by type.
+    """Looks configurations through. ``plugins`` and ``allocators`` are what runs in process, by type: asked whether
+    they are Parsed, and nothing else.
 
     ``node`` raises what ADD of a plugin would raise on this node, and is None where another node will run it.
     """
 
-    plugins: Mapping[str, Plugin]
-    allocators: Mapping[str, Allocator]
+    plugins: Mapping[str, object]
+    allocators: Mapping[str, object]
     node: Callable[[Call], None] | None = None
 
     def network(self, subject: Subject, conf: bytes, *, name: str = "", at: str = "") -> Looked:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.section import Section
     from underlay.ipam.pools.surroundings import Catalogue, Surroundings
 
-NAME: Final = "spiderpool"
 CLAIM_ARG: Final = "ipam-claim-reference"
 _ASIDE_SECONDS: Final = 600.0
 _CONFLICTS: Final = 8  # addresses set aside for one ADD, before it gives up
@@ -63,10 +62,8 @@ class Wire(Protocol):
         """Those of ``gateways`` that do not answer. Both families at once, 120 ms at most."""
 
 
-class Spiderpool:
+class Spiderpool(sections.Parsing):
     """The plugin. Thread-safe. ``log(level, event, **fields)``, with ``to=LogOptions`` into that file as well."""
-
-    name: Final = NAME
 
     def __init__(
         self,

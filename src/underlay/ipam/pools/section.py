@@ -12,14 +12,20 @@ from underlay.cni.log_options import LogOptions, level, limit
 from underlay.errors import InvalidConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from underlay.cni.config import PluginConfig
 
+NAME: Final = "spiderpool"
 LOG_FILE: Final = "/var/log/spidernet/spiderpool.log"
 
 
 class _Section(msgspec.Struct, frozen=True):
+    """Sockets are the reference's own way to its agent, and need none here."""
+
     default_ipv4_ippool: tuple[str, ...] | None = None
     default_ipv6_ippool: tuple[str, ...] | None = None
+    ipam_unix_socket_path: str | None = None
     log_level: str | None = None
     log_file_path: str | None = None
     log_file_max_size: int | None = None
@@ -29,7 +35,9 @@ class _Section(msgspec.Struct, frozen=True):
     detect_gateway: bool | None = msgspec.field(name="detectGateway", default=None)
 
 
-class _Keys(msgspec.Struct, frozen=True):
+class Keys(msgspec.Struct, frozen=True):
+    """The JSON keys of the section in their place."""
+
     ipam: _Section
 
 
@@ -46,6 +54,19 @@ class Section(msgspec.Struct, frozen=True):
     detect_gateway: bool
 
 
+class Parsing:
+    """What the plugin says of a configuration before it knows of any pool (:class:`~underlay.ipam.allocator.Parsed`):
+    for lint, which needs no state.
+    """
+
+    name: Final = NAME
+    keys: Final = Keys
+
+    def parse(self, conf: PluginConfig, args: Mapping[str, str]) -> Section:
+        """The section, checked as ADD does first. Raises InvalidConfig naming the key."""
+        return read(conf)
+
+
 def read(conf: PluginConfig) -> Section:
     """The section of a configuration. Raises InvalidConfig naming the key."""
     return _read(conf.raw)
@@ -54,7 +75,7 @@ def read(conf: PluginConfig) -> Section:
 @lru_cache(maxsize=64)
 def _read(raw: bytes) -> Section:
     try:
-        section = msgspec.json.decode(raw, type=_Keys, strict=False).ipam
+        section = msgspec.json.decode(raw, type=Keys, strict=False).ipam
     except FAULTS as error:
         raise fault(error) from error
     return Section(
