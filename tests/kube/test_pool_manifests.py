@@ -128,6 +128,18 @@ def test_who_is_wanted(around: PoolManifests, tmp_path: Path) -> None:
     assert around.wanted("VirtualMachine/shop/vm2")
 
 
+def test_where_pods_are_known_elsewhere_only_a_set_says_who_is_not_wanted(tmp_path: Path, log: Log) -> None:
+    (tmp_path / "all.yaml").write_text(OBJECTS)
+    (tmp_path / "elsewhere").mkdir()
+    manifests, pods = Manifests(str(tmp_path), log), Manifests(str(tmp_path / "elsewhere"), log)
+    around = PoolManifests(manifests, "node1", log, pods)
+    assert not around.subject("shop", "web", "u1", 0.0).known
+    names = ("StatefulSet/shop/db-1", "StatefulSet/shop/db-3", "StatefulSet/shop/web", "VirtualMachine/shop/vm2")
+    assert [around.wanted(each) for each in names] == [True, False, None, None]
+    for each in (manifests, pods):
+        each.close()
+
+
 def test_a_broken_file_is_named_and_nothing_is_decided_by_its_absence(
     around: PoolManifests, tmp_path: Path, log: Log
 ) -> None:

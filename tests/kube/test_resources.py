@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.kube.api_server import network, pod
 
+from underlay.ipam.pools.surroundings import Owner
 from underlay.kube import resources
 from underlay.kube.faults import Refused, Unreachable
 
@@ -53,8 +54,19 @@ def test_a_config_that_is_no_text_is_the_json_that_it_is(spec, config):
     assert NETWORKS.entry(raw).value.config == config
 
 
+OWNERS = [{"kind": "Node", "name": "n1"}, {"kind": "StatefulSet", "name": "db", "uid": "s1", "controller": True}]
+
+
+def test_a_pod_keeps_its_labels_and_its_controller():
+    value = PODS.entry(json.dumps(pod("db-0", node="n1", ownerReferences=OWNERS)).encode()).value
+    assert (value.labels, value.owner) == ({"app": "db-0"}, Owner("StatefulSet", "db", "s1"))
+
+
 def test_what_is_stored_comes_back_the_same():
-    for resource, wanted in ((PODS, pod("w", node="n1", networks="a", uid="u")), (NETWORKS, network("n", {"a": 1}))):
+    owned = pod("db-0", node="n1", uid="u2", ownerReferences=OWNERS)
+    for resource, wanted in (
+        (PODS, pod("w", node="n1", networks="a", uid="u")), (PODS, owned), (NETWORKS, network("n", {"a": 1})),
+    ):  # fmt: skip
         entry = resource.entry(json.dumps(wanted).encode())
         value = entry.value
         body = resources.stored(entry)

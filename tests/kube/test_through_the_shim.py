@@ -101,3 +101,27 @@ def test_a_requested_network_that_cannot_be_known_fails_the_pod(node, api, new_n
     assert until(lambda: "other" in node.call("ADD", CONF, netns=ns.path, args=args("web", "u1"))[1]["msg"])
     assert node.call("ADD", CONF, netns=ns.path, args=args("web", "u1"))[1]["code"] == 11
     assert nics(ns) == []
+
+
+def test_pools_are_chosen_by_the_annotations_and_labels_that_the_server_tells(node, api, new_netns):
+    ranges = {"any": "172.18.9.1-172.18.9.9", "shop": "172.18.10.1-172.18.10.9"}
+    for name, ips in ranges.items():
+        spec = {"subnet": "172.18.0.0/16", "ips": [ips], "default": name == "any"}
+        spec |= {"podAffinity": {"matchLabels": {"app": "db-0"}}} if name == "shop" else {}
+        kind = {"apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool", "metadata": {"name": name}}
+        node.write(f"manifests/{name}.json", {**kind, "spec": spec})
+    pooled = {"type": "macvlan", "master": "eth0", "ipam": {"type": "spiderpool"}}
+    api.put(NETWORKS, network("pooled", pooled))
+    wish = {"ipam.spidernet.io/ippools": json.dumps([{"interface": "net1", "ipv4": ["shop"]}])}
+    owner = [{"kind": "StatefulSet", "name": "db", "controller": True}]
+    api.put(PODS, pod("db-0", node=NODE, uid="u1", networks="pooled", annotations=wish, ownerReferences=owner))
+    api.put(PODS, pod("web", node=NODE, uid="u2", networks="pooled"))
+    assert until(lambda: heard(node) == 2, 20)
+    held = {}
+    for name, uid in (("db-0", "u1"), ("web", "u2")):
+        ns = new_netns(name)
+        ok, printed = node.call("ADD", CONF, netns=ns.path, container=name, args=args(name, uid))
+        assert ok, printed
+        (link,) = ns.ip("addr", "show", "dev", "net1", "scope", "global")
+        held[name] = next(each["local"] for each in link["addr_info"] if each.get("family") == "inet")
+    assert held == {"db-0": "172.18.10.1", "web": "172.18.9.1"}

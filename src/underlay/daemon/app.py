@@ -101,7 +101,14 @@ class Daemon:
         manifests = Manifests(settings.manifest_dir, logs)
         self._cluster = _cluster(settings, logs, self._workers.lend)
         source = self._cluster or manifests
-        self._pools = address_pools.embedded(settings.state_dir, manifests, logs, rest=settings.pool_rest)
+        self._pools = address_pools.embedded(
+            settings.state_dir,
+            manifests,
+            logs,
+            rest=settings.pool_rest,
+            node=settings.kube.node_name,
+            pods=self._cluster,
+        )
         engine = Engine(
             ledger=self._ledger,
             executor=Executor(

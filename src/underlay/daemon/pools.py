@@ -22,15 +22,26 @@ if TYPE_CHECKING:
 
     from underlay.delegate.ledger import Ledger, Row
     from underlay.kube.manifests import Manifests
+    from underlay.kube.source import Source
 
 FILE = "pools.db"
 
 
-def embedded(state_dir: str, manifests: Manifests, log: Callable[..., None], *, rest: float) -> Spiderpool:
-    """The plugin over the manifests. ``rest`` seconds is how long a freed address is not used again."""
+def embedded(
+    state_dir: str,
+    manifests: Manifests,
+    log: Callable[..., None],
+    *,
+    rest: float,
+    node: str = "",
+    pods: Source | None = None,
+) -> Spiderpool:
+    """The plugin over the manifests. ``rest`` seconds is how long a freed address is not used again; ``node`` is this
+    node's name where it is known, ``pods`` where pods are known if not from manifests.
+    """
     journal = Journal(f"{state_dir}/{FILE}", log)
     leases = Leases(journal, WholePools(), rest=rest)
-    surroundings = PoolManifests(manifests, here(), log)
+    surroundings = PoolManifests(manifests, node or here(), log, pods)
     return Spiderpool(leases, journal, surroundings, boot=boot_id(), log=log, wire=HostWire())
 
 

@@ -16,7 +16,7 @@ from underlay.kube.surrounding import Machine, Namespace, Node, Set
 if TYPE_CHECKING:
     from underlay.kube.manifests import Manifests
     from underlay.kube.objects import Pod
-    from underlay.kube.source import Log
+    from underlay.kube.source import Log, Source
     from underlay.kube.surrounding import Surrounding
 
 
@@ -26,15 +26,18 @@ def here() -> str:
 
 
 class PoolManifests:
-    """A :class:`~underlay.ipam.pools.surroundings.Surroundings`. ``node`` is this node's name.
+    """A :class:`~underlay.ipam.pools.surroundings.Surroundings`. ``node`` is this node's name; ``pods`` is where pods
+    are known, which may be an API server that nothing else is read from.
 
     A pod of a StatefulSet is wanted as long as the set's manifest counts it; where the directory has no manifest of the
     set, as long as it has one of the pod. The same holds for virtual machines; claims are wanted until they are
-    released by hand.
+    released by hand. With ``pods`` elsewhere only a set's manifest says that one is not wanted: who knows this node's
+    pods does not know whether one that is not here has moved.
     """
 
-    def __init__(self, manifests: Manifests, node: str, log: Log) -> None:
+    def __init__(self, manifests: Manifests, node: str, log: Log, pods: Source | None = None) -> None:
         self._manifests = manifests
+        self._pods = pods or manifests
         self._node = node
         self._log = log
         self._lock = threading.Lock()
@@ -57,7 +60,7 @@ class PoolManifests:
 
     def subject(self, namespace: str, name: str, uid: str, deadline: float) -> Subject:
         """The pod, by its manifest where there is one. Raises PodMismatch, TryAgain."""
-        pod = self._manifests.pod(namespace, name, deadline, uid)
+        pod = self._pods.pod(namespace, name, deadline, uid)
         self.catalogue()
         around = self._namespaces.get(namespace, Namespace(namespace))
         if pod is None:
@@ -89,13 +92,16 @@ class PoolManifests:
             return None
         if kind == CLAIM:
             return True
+        elsewhere = self._pods is not self._manifests
         if kind == "VirtualMachine":
-            return (namespace, name) in self._machines or self._has_pod_of(namespace, name)
+            if (namespace, name) in self._machines:
+                return True
+            return None if elsewhere else self._has_pod_of(namespace, name)
         base, _, ordinal = name.rpartition("-")
         found = self._sets.get((namespace, base))
         if found is not None and ordinal.isdigit():
             return found.first <= int(ordinal) < found.first + found.replicas
-        return self._manifests.pod(namespace, name, 0.0) is not None
+        return None if elsewhere else self._manifests.pod(namespace, name, 0.0) is not None
 
     def _has_pod_of(self, namespace: str, machine: str) -> bool:
         def of_it(pod: Pod) -> bool:

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from underlay.ipam.pools.surroundings import Owner
 from underlay.kube import objects
 from underlay.kube.faults import Refused, Unreachable
 from underlay.kube.objects import NetworkAttachmentDefinition, Pod
@@ -44,12 +45,21 @@ class Entry(Generic[Value]):
         return self.value.namespace, self.value.name
 
 
+class _Owner(msgspec.Struct):
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool | None = None
+
+
 class _Metadata(msgspec.Struct, rename="camel"):
     name: str = ""
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
     annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    owner_references: list[_Owner] | None = None
 
 
 class _Spec(msgspec.Struct):
@@ -159,20 +169,31 @@ def networks() -> Resource[NetworkAttachmentDefinition]:
 def stored(entry: Entry[Any]) -> bytes:
     """What a value needs besides its key and UID, for a disk."""
     value = entry.value
-    return msgspec.json.encode([value.annotations, getattr(value, "config", None)])
+    if isinstance(value, Pod):
+        return msgspec.json.encode([value.annotations, value.labels, value.owner])
+    return msgspec.json.encode([value.annotations, value.config])
 
 
 def restored(kind: str, namespace: str, name: str, uid: str, body: bytes) -> Pod | NetworkAttachmentDefinition:
     """The inverse of :func:`stored`. Raises msgspec.DecodeError."""
-    annotations, config = msgspec.json.decode(body, type=tuple[dict[str, str], str | None])
     if kind == "pod":
-        return objects.pod(namespace=namespace, name=name, uid=uid, annotations=annotations)
+        told, labels, owner = msgspec.json.decode(body, type=tuple[dict[str, str], dict[str, str], Owner | None])
+        return objects.pod(namespace=namespace, name=name, uid=uid, annotations=told, labels=labels, owner=owner)
+    annotations, config = msgspec.json.decode(body, type=tuple[dict[str, str], str | None])
     return objects.network(namespace=namespace, name=name, config=config, annotations=annotations)
 
 
 def _pod(item: _Item) -> Pod:
     meta = item.metadata
-    return objects.pod(namespace=meta.namespace, name=meta.name, uid=meta.uid, annotations=_trimmed(meta.annotations))
+    owners = (Owner(each.kind, each.name, each.uid) for each in meta.owner_references or () if each.controller)
+    return objects.pod(
+        namespace=meta.namespace,
+        name=meta.name,
+        uid=meta.uid,
+        annotations=_trimmed(meta.annotations),
+        labels=meta.labels or {},
+        owner=next(owners, None),
+    )
 
 
 def _network(item: _Item) -> NetworkAttachmentDefinition:
