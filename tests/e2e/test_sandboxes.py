@@ -68,6 +68,7 @@ def test_a_pod_reaches_and_is_reached_and_leaves_nothing(
     with listening(here.ns, API_SERVER):
         assert all(connects(inside, address, 443) for address in CLUSTER_IPS)
     assert Path(f"{networks.LOGS}/{setup.log}.log").read_text()
+    assert all(each in Path(networks.IPAM_LOG).read_text() for each in pod.lan)
     here.remove(pod)
     here.comes_to(before)
 
@@ -148,7 +149,7 @@ def test_a_pod_whose_network_is_not_there_is_refused_by_name_and_leaves_nothing(
     node_of: Callable[[Setup], Node],
 ) -> None:
     here = node_of(MULTUS)
-    (here.root / "manifests/standalone.json").unlink()
+    (here.root / "manifests/macvlan-standalone.json").unlink()
     before = here.holdings()
     with pytest.raises(grpc.RpcError) as refused:
         here.run()

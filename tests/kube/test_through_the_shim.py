@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+from tests import published
 from tests.kube.api_server import EVENTS, NETWORKS, PODS, ApiServer, Fault, network, pod
 from tests.kube.cluster_bench import NODE, until
 from tests.multus.multus_node import ShimAndDaemon
@@ -108,8 +109,7 @@ def test_pools_are_chosen_by_the_annotations_and_labels_that_the_server_tells(no
     for name, ips in ranges.items():
         spec = {"subnet": "172.18.0.0/16", "ips": [ips], "default": name == "any"}
         spec |= {"podAffinity": {"matchLabels": {"app": "db-0"}}} if name == "shop" else {}
-        kind = {"apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool", "metadata": {"name": name}}
-        node.write(f"manifests/{name}.json", {**kind, "spec": spec})
+        node.write(f"manifests/{name}.json", published.pool(name, **spec))
     pooled = {"type": "macvlan", "master": "eth0", "ipam": {"type": "spiderpool"}}
     api.put(NETWORKS, network("pooled", pooled))
     wish = {"ipam.spidernet.io/ippools": json.dumps([{"interface": "net1", "ipv4": ["shop"]}])}

@@ -1,87 +1,14 @@
-"""The project's two reference networks, as their documentation has them, with pools: nothing changed but the NIC."""
+"""The project's two reference networks with pools: nothing changed but the NIC."""
 
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pytest
+from tests import published
 from tests.multus.multus_node import InProcess
 
-# As published, comments and all; only the parent's name is replaced.
-STANDALONE = """
-    {
-        "cniVersion": "0.3.1",
-        "name": "macvlan-standalone",
-        "plugins": [
-            {
-                "type": "macvlan",
-                "master": "enp4s0f0np0",  # parent
-                "mode": "bridge",
-                "ipam": {
-                    "type": "spiderpool",
-                    "log_level": "DEBUG",
-                    "log_file_path": "/var/log/spidernet/spiderpool.log",
-                    "log_file_max_size": 100,
-                    "log_file_max_age": 30,
-                    "log_file_max_count": 10
-                }
-            },{
-                "type": "veth",
-                "service_hijack_subnet": ["172.96.0.0/18","2001:4860:fd00::/108"],
-                "overlay_hijack_subnet": ["10.240.0.0/12","fd00:10:244::/96"],
-                "additional_hijack_subnet":[],
-                "rp_filter": {
-                    "set_host": true,
-                    "value": 0
-                },
-                "migrate_route": -1,
-                "log_options": {
-                  "log_level": "debug",
-                  "log_file": "/var/log/meta-plugins/veth.log"
-                }
-            }
-        ]
-    }
-"""
-OVERLAY = """
-    {
-        "cniVersion": "0.3.1",
-        "name": "macvlan-overlay",  # parent
-        "plugins": [
-            {
-                "type": "macvlan",
-                "master": "enp4s0f0np0",
-                "mode": "bridge",
-                "ipam": {
-                    "type": "spiderpool",  # pools
-                    "log_level": "DEBUG",
-                    "log_file_path": "/var/log/spidernet/spiderpool.log",
-                    "log_file_max_size": 100,
-                    "log_file_max_age": 30,
-                    "log_file_max_count": 10
-                }
-            },{
-                "type": "router",
-                "overlay_interface": "eth0",
-                "migrate_route": -1,
-                "skip_call": false,
-                "service_hijack_subnet": ["172.96.0.0/18","2001:4860:fd00::/108"],
-                "overlay_hijack_subnet": ["10.240.0.0/12","fd00:10:244::/96"],
-                "additional_hijack_subnet": [],
-                "rp_filter": {
-                    "set_host": true,
-                    "value": 0
-                },
-                "log_options": {
-                  "log_level": "debug",
-                  "log_file": "/var/log/meta-plugins/router.log"
-                }
-            }
-        ]
-    }
-"""
 NETWORKS, DEFAULT = "k8s.v1.cni.cncf.io/networks", "v1.multus-cni.io/default-network"
 P = "ipam.spidernet.io/"
 CLUSTER = {
@@ -98,17 +25,12 @@ CLUSTER = {
 MULTUS = {"cniVersion": "1.0.0", "name": "m", "type": "multus", "clusterNetwork": "cluster-net"}
 
 
-def plain(config: str) -> Any:
-    """Comments stripped, the NIC replaced."""
-    return json.loads(re.sub(r"#.*", "", config).replace("enp4s0f0np0", "eth0"))
-
-
 @pytest.fixture
 def node(uplink, tmp_path):
     made = InProcess(uplink, tmp_path)
     made.write("net.d/10-cluster.conf", CLUSTER)
-    made.network("kube-system", "macvlan-standalone", plain(STANDALONE))
-    made.network("kube-system", "macvlan-vlan0-overlay", plain(OVERLAY))
+    for name in published.NAMES:
+        made.network("kube-system", name, published.network(name))
     pool(made, "four", subnet="172.18.0.0/16", ips=["172.18.40.10-172.18.40.12"], gateway="172.18.0.1", default=True)
     pool(made, "six", subnet="fd00:18::/64", ips=["fd00:18::40:10-fd00:18::40:ff"], gateway="fd00:18::1", default=True)
     yield made
@@ -116,9 +38,7 @@ def node(uplink, tmp_path):
 
 
 def pool(node: InProcess, name: str, **spec: Any) -> None:
-    metadata = {"name": name}
-    kind = {"apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool"}
-    node.write(f"manifests/pools/{name}.json", {**kind, "metadata": metadata, "spec": spec})
+    node.write(f"manifests/pools/{name}.json", published.pool(name, **spec))
 
 
 def args(name: str, uid: str = "uid-1") -> str:
