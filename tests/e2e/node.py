@@ -7,6 +7,7 @@ the plugins write to /var/lib and /var/log goes into a layer above them that end
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from tests import published
 from tests.conftest import read_state
 from tests.e2e import containerd, networks
 from tests.e2e.cri import Sandbox
@@ -59,19 +61,18 @@ class Node:
         self._cgroup = f"underlay-e2e-{uuid.uuid4().hex[:12]}"
         for name in ("bin", "net.d", "multus.d", "manifests", "pools"):
             (root / name).mkdir()
-        self._write("manifests/standalone.json", networks.definition("macvlan-standalone", self._standalone()))
-        overlay = networks.overlay(root / "pools")
-        self._write("manifests/overlay.json", networks.definition("macvlan-vlan0-overlay", overlay))
+        for network in published.NAMES:
+            self._write(f"manifests/{network}.json", networks.definition(network, published.network(network)))
+        for pool, manifest in networks.pools().items():
+            self._write(f"manifests/{pool}.json", manifest)
         self._write(f"multus.d/10-{networks.CLUSTER_NETWORK}.conflist", networks.cluster(root / "pools"))
-        conf = {"chain": self._standalone(), "multus": networks.multus(root / "multus.d")}[setup.conf]
+        standalone = published.network("macvlan-standalone")
+        conf = {"chain": standalone, "multus": networks.multus(root / "multus.d")}[setup.conf]
         self._write("net.d/00-pods.conflist", conf)
         install = [*UNDERLAY, "install", "--all", "--bin-dir", root / "bin", "--run-dir", root / "run"]
         subprocess.run(install, check=True, capture_output=True)
         for name in ("loopback", "ptp"):
             (root / "bin" / name).symlink_to(GO_PLUGINS / name)
-
-    def _standalone(self) -> dict[str, Any]:
-        return networks.standalone(self.root / "pools")
 
     def _write(self, path: str, content: dict[str, Any]) -> None:
         """By rename: the daemon watches manifests."""
@@ -136,8 +137,9 @@ class Node:
         manifests = {path.name for path in (self.root / "manifests").rglob("*") if not path.name.startswith(".")}
         return {
             "node": replace(read_state(self.ns), sysctls=()),
-            "ledger": self._ledger(),
-            "pools": sorted(each for each in held if each != "lock" and not each.startswith("last_reserved")),
+            "ledger": self._rows("ledger.db", "SELECT container_id, ifname, network, state FROM attachment"),
+            "host-local": sorted(each for each in held if each != "lock" and not each.startswith("last_reserved")),
+            "pools": self._rows("pools.db", "SELECT address, pod FROM lease WHERE state = 'held'"),
             "manifests": sorted(manifests),
             "spool": sorted(path.name for path in (self.root / "run/spool").glob("*")),
             "netns": sorted(os.listdir("/run/netns")),
@@ -153,9 +155,9 @@ class Node:
             time.sleep(0.02)
         assert seen == expected, self.log()
 
-    def _ledger(self) -> list[tuple[str, ...]]:
-        with contextlib.closing(sqlite3.connect(f"file:{self.root}/state/ledger.db?mode=ro", uri=True)) as database:
-            return database.execute("SELECT container_id, ifname, network, state FROM attachment").fetchall()
+    def _rows(self, file: str, query: str) -> list[tuple[str, ...]]:
+        with contextlib.closing(sqlite3.connect(f"file:{self.root}/state/{file}?mode=ro", uri=True)) as database:
+            return sorted(database.execute(query).fetchall())
 
     def processes(self) -> dict[int, str]:
         """Names of the sandboxes' processes, and of all others in this mount namespace: containerd, its shims, we."""
@@ -188,10 +190,23 @@ class Node:
         while any(self._is_inside(pid) for pid in self.processes()) and time.monotonic() < deadline:
             time.sleep(0.02)
         for path in self.cgroups():
-            path.rmdir()
+            _remove_cgroup(path, deadline)
         for name in os.listdir("/run/netns"):
             if name.startswith("cni-"):
                 subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def _remove_cgroup(path: Path, deadline: float) -> None:
+    """Its last process is gone from /proc a moment before the kernel lets the directory go."""
+    while True:
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 @contextlib.contextmanager
