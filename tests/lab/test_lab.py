@@ -109,6 +109,20 @@ def test_a_signal_ends_it_and_leaves_nothing(command: str, moment: str, number: 
     assert machine() == before
 
 
+def test_a_signal_that_python_drops_in_a_destructor_ends_it_all_the_same() -> None:
+    program = (
+        "import signal\n"
+        "from underlay.cli.lab.command import _removed_after\n"
+        "from underlay.cli.lab.topology import Lab\n"
+        "class Dropping:\n"
+        "    def __del__(self): signal.raise_signal(signal.SIGTERM)\n"
+        "with _removed_after(Lab.named('never-built'), unless_it_succeeds=True):\n"
+        "    Dropping()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "underlay: interrupted, the lab is removed\n")
+
+
 @pytest.mark.parametrize(
     ("moment", "healing"), [*((moment, ("down",)) for moment in MOMENTS), ("answer", ()), ("answer", ("up",))]
 )

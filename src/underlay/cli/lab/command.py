@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from underlay.cli import install
@@ -113,11 +114,16 @@ def _alone(lab: Lab) -> Iterator[None]:
 @contextlib.contextmanager
 def _removed_after(lab: Lab, *, unless_it_succeeds: bool = False) -> Iterator[None]:
     """Whatever ends the work, Ctrl-C and SIGTERM included, the lab is removed; a second signal does not stop that."""
-    before = {number: signal.signal(number, _interrupt) for number in _ENDING_SIGNALS}
+    interrupted: list[int] = []
+    handler = partial(_interrupt, interrupted)
+    before = {number: signal.signal(number, handler) for number in _ENDING_SIGNALS}
+    sys.unraisablehook = _dropped
     keep = False
     try:
         try:
             yield
+            for number in interrupted:  # it came in a destructor, where Python drops what the handler raises
+                raise SystemExit(128 + number)
             keep = unless_it_succeeds
         finally:
             _ignore_signals()  # a signal in here ends it, and has done the same
@@ -130,14 +136,22 @@ def _removed_after(lab: Lab, *, unless_it_succeeds: bool = False) -> Iterator[No
     finally:
         if not keep:
             topology.remove(lab)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        sys.unraisablehook = sys.__unraisablehook__
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
-def _interrupt(number: int, _frame: object) -> NoReturn:
+def _interrupt(interrupted: list[int], number: int, _frame: object) -> NoReturn:
     """Signal handler. The exit status is the shell's: 128 and the signal's number."""
     _ignore_signals()
+    interrupted.append(number)
     raise SystemExit(128 + number)
+
+
+def _dropped(unraisable: sys.UnraisableHookArgs) -> None:
+    """An interrupt that Python has dropped takes effect later, and is nothing to print."""
+    if not isinstance(unraisable.exc_value, SystemExit):
+        sys.__unraisablehook__(unraisable)
 
 
 def _ignore_signals() -> None:
