@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -10,7 +11,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests import published
 from tests.lab.conftest import HOME, begun, lab, machine, wait_for
+
+from underlay.cli.lab import networks
+from underlay.kube import manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,3 +184,13 @@ def test_without_root_it_says_what_to_do() -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "underlay: the lab needs root: it makes network namespaces\n  Run it with sudo.\n"
+
+
+def test_its_networks_are_the_published_ones_but_for_nic_and_logs(tmp_path: Path) -> None:
+    networks.write(tmp_path, ipv6=True)
+    for name in published.NAMES:
+        (found,) = manifest.parse("n.yaml", (tmp_path / f"manifests/{name}.yaml").read_bytes()).networks
+        assert found.config is not None
+        config = json.loads(found.config.replace(f"{tmp_path}/log/spiderpool", "/var/log/spidernet/spiderpool"))
+        config = json.loads(json.dumps(config).replace(f"{tmp_path}/log/", "/var/log/meta-plugins/"))
+        assert config == published.network(name)
