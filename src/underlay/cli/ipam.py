@@ -12,10 +12,11 @@ from underlay.errors import UnderlayError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from underlay.ipam.pools.choose import Choice
+    from underlay.daemon.pool_explain import Explained, Nic
 
 _EPILOG = """\
-explain reads the manifests alone; the other commands ask the daemon, or, where none runs, its state directory.
+The daemon is asked, or, where none runs, its state directory. With --manifest-dir or --node, explain reads manifests
+alone: it takes no root, and knows nothing of what is free.
 
 examples:
   underlay ipam explain default/web-0 --interface net1 --network kube-system/macvlan
@@ -41,8 +42,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     explain.add_argument("--interface", default="eth0", metavar="NIC", help="default: %(default)s")
     explain.add_argument("--network", default="", metavar="NAMESPACE/NAME", help="the NetworkAttachmentDefinition")
     explain.add_argument("--second", action="store_true", help="another NIC of the pod has addresses of pools already")
-    explain.add_argument("--node", default="", metavar="NAME", help="default: NODE_NAME, or this host's name")
-    explain.add_argument("--manifest-dir", metavar="DIR")
+    explain.add_argument("--json", action="store_true", help="for programs")
+    explain.add_argument("--node", default="", metavar="NAME", help="as on another node")
+    explain.add_argument("--manifest-dir", metavar="DIR", help="pods, networks and pools from these files alone")
+    explain.add_argument("--run-dir", metavar="DIR", help="the daemon's")
+    explain.add_argument("--state-dir", metavar="DIR", help="where no daemon runs")
     explain.set_defaults(run=run_explain)
     for name, words in (
         ("list", "every address in use or kept"),
@@ -71,12 +75,8 @@ def run(options: argparse.Namespace) -> int:
 
     from underlay.daemon.pool_desk import Answer, Wish
 
-    wish = Wish(
-        options.act,
-        getattr(options, "address", ""),
-        getattr(options, "whom", ""),
-        getattr(options, "force", False),
-    )
+    keys = ("address", "whom", "force")
+    wish = Wish(options.act, **{key: getattr(options, key) for key in keys if hasattr(options, key)})
     answer = _ask(options, msgspec.json.encode(wish))
     leases = msgspec.json.decode(answer, type=Answer).leases
     if options.json:
@@ -93,46 +93,49 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_explain(options: argparse.Namespace) -> int:
-    """Print the choice, and every pool with its reason; 1 where no pool suits."""
+    """Print the choice, and every pool with its reason; 1 where no pool suits. Raises UnderlayError."""
+    import msgspec
+
+    from underlay.daemon.pool_desk import Wish
+    from underlay.daemon.pool_explain import Explained, Nic
+
+    nic = Nic(options.pod, options.interface, options.network, options.second)
+    if options.manifest_dir or options.node:
+        told = _explain_files(nic, options)
+    else:
+        answer = _ask(options, msgspec.json.encode(Wish("explain", nic)))
+        told = msgspec.json.decode(answer, type=Explained)
+    if options.json:
+        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+        return 1 if told.fault else 0
+    for fault in told.unread:
+        sys.stdout.write(f"not read: {fault}\n")
+    if not told.known:
+        sys.stdout.write(f"pod {told.pod} is not known: nothing is known of its labels and annotations\n")
+    if told.fault:
+        sys.stdout.write(f"{told.pod} gets no address: {told.fault}\n")
+    else:
+        sys.stdout.write(f"{told.pod}, {told.ifname}: decided by {told.rule}\n")
+    rows = [("POOL", "FAMILY", "FREE", "VERDICT")]
+    rows += [(f"(cut from {name})", "", "", f"{n}.") for n, name in enumerate(told.cut, 1)]
+    for one in told.lines:
+        free = str(one.free) if one.free >= 0 else ""
+        rows.append((one.pool, f"IPv{one.family}", free, one.why or f"{one.place}. to be tried"))
+    sys.stdout.write(_table(rows))
+    return 1 if told.fault else 0
+
+
+def _explain_files(nic: Nic, options: argparse.Namespace) -> Explained:
+    """From manifests alone, for a node that may be another: what is free there is not known."""
     from underlay.daemon.config import LogSettings
     from underlay.daemon.log import Logs
-    from underlay.errors import InvalidConfig, PoolMissing
-    from underlay.ipam.pools.choose import Ask, Suits, choose, ranked
+    from underlay.daemon.pool_explain import explain
     from underlay.kube.manifests import Manifests
     from underlay.kube.pool_manifests import PoolManifests, here
 
-    namespace, slash, name = options.pod.partition("/")
-    if not slash or not name:
-        raise InvalidConfig(f"{options.pod!r} is no pod", hint="Write NAMESPACE/POD.")
     log = Logs(LogSettings(level="error", plugin_dir=""))
     manifests = Manifests(_settings(options).manifest_dir, log, watch=False)
-    surroundings = PoolManifests(manifests, options.node or here(), log)
-    catalogue = surroundings.catalogue()
-    subject = surroundings.subject(namespace, name, "", time.monotonic())
-    for fault in catalogue.faults:
-        sys.stdout.write(f"not read: {fault}\n")
-    if not subject.known:
-        sys.stdout.write(f"pod {options.pod} has no manifest: nothing is known of its labels and annotations\n")
-    ask = Ask(subject, options.interface, not options.second, options.network)
-    try:
-        choice = choose(ask, catalogue)
-    except PoolMissing as error:
-        sys.stdout.write(f"{options.pod} gets no address: {error.message}\n")
-        judged = [(pool, Suits(ask, catalogue.node).objection(pool)) for pool in ranked(catalogue.pools.values())]
-        sys.stdout.write(_table([("POOL", "VERDICT"), *((pool.name, why or "would suit") for pool, why in judged)]))
-        return 1
-    sys.stdout.write(f"{options.pod}, {options.interface}: decided by {choice.rule}\n" + _table(_verdicts(choice)))
-    return 0
-
-
-def _verdicts(choice: Choice) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("POOL", "FAMILY", "VERDICT")]
-    for family, names in sorted(choice.subnets.items()):
-        rows += [(f"(cut from {name})", f"IPv{family}", f"{n}.") for n, name in enumerate(names, 1)]
-    for one in choice.verdicts:
-        place = "" if one.objection else f"{choice.pools[one.family].index(one.pool) + 1}."
-        rows.append((one.pool, f"IPv{one.family}", one.objection or f"{place} to be tried"))
-    return rows
+    return explain(nic, PoolManifests(manifests, options.node or here(), log), manifests, time.monotonic())
 
 
 def _ask(options: argparse.Namespace, request: bytes) -> bytes:
@@ -162,9 +165,10 @@ def _serve(settings: Any, request: bytes) -> bytes:
     private_directory(settings.state_dir)
     lock = Lock(settings.state_dir)
     log = Logs(LogSettings(level="error", plugin_dir=""))
-    plugin = pools.embedded(settings.state_dir, Manifests(settings.manifest_dir, log), log, rest=settings.pool_rest)
+    manifests = Manifests(settings.manifest_dir, log)
+    plugin = pools.embedded(settings.state_dir, manifests, log, rest=settings.pool_rest, node=settings.kube.node_name)
     try:
-        return pool_desk.serve(plugin, request)
+        return pool_desk.serve(plugin, manifests, request)
     finally:
         plugin.close()
         lock.release()

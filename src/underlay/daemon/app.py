@@ -143,7 +143,7 @@ class Daemon:
             bin_dir=settings.bin_dir,
             health=self._health,
             log=logs,
-            desks={pool_desk.PLUGIN: partial(pool_desk.serve, self._pools)},
+            desks={pool_desk.PLUGIN: partial(pool_desk.serve, self._pools, source)},
         )
         self._server = Server(
             f"{settings.run_dir}/underlay.sock",

@@ -1,5 +1,6 @@
 """What people ask of the address pools (``underlay ipam``), served by whoever holds the state directory.
 
+{"act": "explain", "nic": {"pod": "ns/pod", …}}       {"pod": …, "rule": …, "lines": [{"pool": …, "place": 1}, …]}
 {"act": "list"}                                       {"leases": [{"address": …, "pool": …, "state": …, …}, …]}
 {"act": "who", "address": "172.18.40.10"}             the same, of that address alone
 {"act": "reserve", "address": …, "for": "ns/pod"}     {"leases": [the reservation]}
@@ -8,12 +9,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from underlay.cni.address import parse
 from underlay.cni.decoding import FAULTS, fault
+from underlay.daemon.pool_explain import Nic, explain
 from underlay.errors import InvalidConfig, NoAddressLeft
 from underlay.ipam.pools import intervals
 from underlay.ipam.pools.lease import HELD, RESERVED
@@ -22,14 +25,19 @@ if TYPE_CHECKING:
     from underlay.cni.address import Address
     from underlay.ipam.pools.lease import Lease
     from underlay.ipam.pools.plugin import Spiderpool
+    from underlay.kube.source import Source
 
 PLUGIN: Final = "_ipam"
+_SOURCE_SECONDS: Final = 2.0
 
 
 class Wish(msgspec.Struct, frozen=True, rename={"whom": "for"}, omit_defaults=True):
-    """One request. ``whom``: the pod that a reservation is for, "" for nobody: the address is not handed out at all."""
+    """One request; ``nic`` is what "explain" is about. ``whom``: the pod that a reservation is for, "" for nobody: the
+    address is not handed out at all.
+    """
 
-    act: Literal["list", "who", "reserve", "release"]
+    act: Literal["explain", "list", "who", "reserve", "release"]
+    nic: Nic = Nic("")
     address: str = ""
     whom: str = ""
     force: bool = False
@@ -55,12 +63,19 @@ class Answer(msgspec.Struct, frozen=True):
     leases: tuple[Shown, ...]
 
 
-def serve(pools: Spiderpool, request: bytes) -> bytes:
-    """Carry a request out. Raises InvalidConfig, NoAddressLeft, StateUnwritable."""
+def serve(pools: Spiderpool, source: Source, request: bytes) -> bytes:
+    """Carry a request out; ``source`` knows the networks. Raises InvalidConfig, NoAddressLeft, StateUnwritable, and for
+    "explain" what that raises.
+    """
     try:
         wish = msgspec.json.decode(request, type=Wish)
     except FAULTS as error:
         raise fault(error, what="the request") from error
+    if wish.act == "explain":
+        pools.follow()
+        deadline = time.monotonic() + _SOURCE_SECONDS
+        told = explain(wish.nic, pools.surroundings, source, deadline, pools.leases.room)
+        return msgspec.json.encode(told)
     if wish.act == "list":
         return _answer(*pools.leases.everything())
     address = parse(wish.address)

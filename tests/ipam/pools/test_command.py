@@ -144,12 +144,41 @@ def test_explain_says_pool_by_pool_why(place: Place) -> None:
     told = place.ipam("explain", "default/w").stdout.splitlines()
     assert told[0] == "default/w, eth0: decided by ipam.spidernet.io/ippool"
     assert [line.split() for line in told[2:]] == [
-        ["web", "IPv4", "1.", "to", "be", "tried"], ["a", "IPv4", "2.", "to", "be", "tried"],
+        ["web", "IPv4", "1", "1.", "to", "be", "tried"], ["a", "IPv4", "10", "2.", "to", "be", "tried"],
     ]  # fmt: skip
+    (first, second) = json.loads(place.ipam("explain", "default/w", "--json").stdout)["lines"]
+    assert (first["pool"], first["place"], second["pool"], second["place"]) == ("web", 1, "a", 2)
     refused = place.ipam("explain", "default/other", check=False)
     assert refused.returncode == 1
     assert "the pod does not meet podAffinity app=web" in refused.stdout
-    assert "has no manifest" in place.ipam("explain", "default/nobody").stdout
+    assert "is not known" in place.ipam("explain", "default/nobody").stdout
+
+
+def test_explain_knows_what_is_free_now_and_what_the_network_names(daemon: Place) -> None:
+    assert daemon.call([str(daemon.root / "bin" / "spiderpool")], "ADD")[0] == 0
+    told = daemon.ipam("explain", "default/w").stdout
+    assert [line.split()[:3] for line in told.splitlines()[2:]] == [["web", "IPv4", "0"], ["a", "IPv4", "10"]]
+    config = {"type": "macvlan", "ipam": {"type": "spiderpool", "default_ipv4_ippool": ["web", "a"]}}
+    kind = {"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": {"name": "n"}}
+    network = {**kind, "spec": {"config": json.dumps(config)}}
+    (daemon.root / "manifests" / "network.json").write_text(json.dumps(network))
+    named = daemon.ipam("explain", "default/nobody", "--network", "default/n").stdout.splitlines()
+    assert "nobody" in named[0]
+    assert named[1].endswith("decided by ipam.default_ipv4_ippool")
+    assert {line.split()[0]: "to be tried" in line for line in named[3:]} == {"web": False, "a": True}
+    missing = daemon.ipam("explain", "default/w", "--network", "default/none", check=False)
+    assert (missing.returncode, "default/none is not defined" in missing.stderr) == (1, True)
+
+
+def test_explain_from_files_alone_takes_no_state_and_serves_for_another_node(place: Place) -> None:
+    pool = "apiVersion: spiderpool.spidernet.io/v2beta1\nkind: SpiderIPPool\nmetadata: {name: far}\n"
+    spec = "spec: {subnet: 10.3.0.0/16, ips: [10.3.0.1], default: true, nodeName: [n7]}\n"
+    (place.root / "manifests" / "far.yaml").write_text(pool + spec)
+    asked = ("ipam", "explain", "default/nobody", "--manifest-dir", str(place.root / "manifests"), "--node")
+    here, there = (place.underlay(*asked, node).stdout.splitlines() for node in ("n1", "n7"))
+    assert "far" in "".join(line for line in here if "nodeName does not list this node, 'n1'" in line)
+    assert "far" in "".join(line for line in there if "1. to be tried" in line)
+    assert not (place.root / "state").exists()
 
 
 def test_as_a_plain_process_it_uses_the_same_state_and_refuses_while_a_daemon_has_it(place: Place) -> None:

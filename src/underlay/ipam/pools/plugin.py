@@ -99,7 +99,7 @@ class Spiderpool(sections.Parsing):
         GatewaySilent.
         """
         section = sections.read(conf)
-        catalogue = self._follow()
+        catalogue = self.follow()
         subject = self._subject(args, deadline)
         first = not self.leases.other_nics(*holder)
         choice = choose(Ask(subject, holder.ifname, first, network, section.v4, section.v6), catalogue)
@@ -115,7 +115,7 @@ class Spiderpool(sections.Parsing):
 
     def check(self, conf: PluginConfig, holder: Holder, args: Mapping[str, str]) -> None:
         """Raise CheckFailed unless prevResult says what the NIC holds, with its pools' prefix and gateway."""
-        catalogue = self._follow()
+        catalogue = self.follow()
         held = self.leases.of(*holder)
         if not held:
             raise CheckFailed(f"container {holder.container_id} holds no address of a pool for {holder.ifname}")
@@ -144,7 +144,7 @@ class Spiderpool(sections.Parsing):
     def status(self, conf: PluginConfig) -> None:
         """Raise NotAvailable where no pool that the configuration or the cluster names has room for a pod."""
         section = sections.read(conf)
-        catalogue = self._follow()
+        catalogue = self.follow()
         names: Sequence[str] = list(catalogue.pools)  # pods and namespaces may name any
         if section.v4 or section.v6:
             try:
@@ -169,6 +169,13 @@ class Spiderpool(sections.Parsing):
 
     # -- for the daemon ------------------------------------------------------------------------------------------------
 
+    def follow(self) -> Catalogue:
+        """Have the leases follow the pools as they are now; returns those."""
+        catalogue = self.surroundings.catalogue()
+        if not self.leases.follows(catalogue):
+            self.leases.follow(catalogue, self.cuts.pools(catalogue))
+        return catalogue
+
     def after_reboot(self, keep: frozenset[tuple[str, str]]) -> None:
         """Give back what containers of an earlier boot held, but for ``keep`` (container id, interface)."""
         gone = self.leases.release_all(
@@ -178,7 +185,7 @@ class Spiderpool(sections.Parsing):
 
     def restore(self, leases: Sequence[Lease]) -> None:
         """Hold what the attachments' ledger knows to be held and our own file does not, which was damaged or lost."""
-        catalogue = self._follow()
+        catalogue = self.follow()
         pools = [*catalogue.pools.values(), *self.cuts.pools(catalogue)]
 
         def pool_of(lease: Lease) -> str:
@@ -195,7 +202,7 @@ class Spiderpool(sections.Parsing):
 
     def tidy(self) -> None:
         """What is kept for pods that are gone becomes free, pools of applications that are gone end."""
-        catalogue = self._follow()
+        catalogue = self.follow()
         self._journal.checkpoint()
         try:
             for lease in self.leases.tidy(self.surroundings.wanted):
@@ -206,12 +213,6 @@ class Spiderpool(sections.Parsing):
             self._log("warn", "pools cannot be tidied", error=error.message)
 
     # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _follow(self) -> Catalogue:
-        catalogue = self.surroundings.catalogue()
-        if not self.leases.follows(catalogue):
-            self.leases.follow(catalogue, self.cuts.pools(catalogue))
-        return catalogue
 
     def _subject(self, args: Mapping[str, str], deadline: float) -> Subject:
         namespace, name = args.get("K8S_POD_NAMESPACE", ""), args.get("K8S_POD_NAME", "")
