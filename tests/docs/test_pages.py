@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -13,6 +15,7 @@ import yaml
 from underlay.cli.daemon import _EPILOG
 from underlay.cni.config import parse_network
 from underlay.daemon.config import KubeSettings, LogSettings, Settings, load
+from underlay.ipam.pools import section
 from underlay.kube import manifest
 from underlay.multus import annotations, daemon_file
 from underlay.multus import config as multus
@@ -86,6 +89,47 @@ def test_the_examples_of_the_multus_page_are_without_warnings() -> None:
     of_the_runtime, of_the_daemon = blocks("docs/multus.md", "json")
     assert multus.parse(of_the_runtime.encode()).warnings == ()
     assert daemon_file.parse(of_the_daemon.encode()).warnings == ()
+
+
+def test_the_pools_page_shows_what_its_example_does(tmp_path: Path) -> None:
+    (tmp_path / "manifests").mkdir()
+    (pools,) = blocks("docs/pools.md", "yaml")
+    pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web-0}\n"
+    (tmp_path / "manifests/pools.yaml").write_text(f"{pools}---\n{pod}")
+    settings = {key: str(tmp_path / key) for key in ("state_dir", "run_dir")}
+    settings["manifest_dir"] = str(tmp_path / "manifests")
+    (tmp_path / "underlay.json").write_text(json.dumps(settings))
+    (session,) = blocks("docs/pools.md", "console")
+    told = {}
+    for step in filter(None, session.split("# ")):
+        command, _, shown = step.partition("\n")
+        argv = [sys.executable, "-m", *command.split(), "--config", str(tmp_path / "underlay.json")]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), command
+        told[command.split()[2]] = done.stdout
+        assert done.stdout.startswith(shown)
+    assert "Reserved/default/web-0" in told["who"]
+    assert list(told) == ["explain", "reserve", "who", "list", "release"]
+
+
+def test_the_pools_page_holds_every_key_of_the_section_with_its_default() -> None:
+    (config,) = blocks("docs/pools.md", "json")
+    (plugin,) = parse_network(config.encode()).plugins
+    assert section.read(plugin).log is None
+    table = re.findall(r"(?m)^\| (`\w+`(?:, `\w+`)*) \| (.*?) \|.*\|$", (ROOT / "docs/pools.md").read_text())
+    keys = [key for cell, _ in table for key in re.findall(r"\w+", cell)]
+    assert sorted(keys) == sorted(_fields(section.Keys))
+    logged = json.loads(config.replace('"spiderpool"', '"spiderpool", "log_level": "info"'))
+    log = section.read(parse_network(json.dumps(logged).encode()).plugins[0]).log
+    assert log is not None
+    told = next(words for cell, words in table if "log_level" in cell)
+    assert told.endswith(f"{log.level}, `{log.file}`, {log.max_size} MB, {log.max_age} days, {log.max_count} files")
+
+
+def _fields(keys: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The names in JSON of what stands below "ipam"."""
+    (ipam,) = msgspec.structs.fields(keys)
+    return tuple(each.encode_name for each in msgspec.structs.fields(ipam.type))
 
 
 def test_the_daemons_page_holds_every_key_with_its_default(tmp_path: Path) -> None:
