@@ -19,6 +19,7 @@ import pytest
 
 from underlay import __version__
 from underlay.cli import shim_binary
+from underlay.cli.install import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +117,7 @@ def test_what_is_installed_lays_its_own_shim(installed: Path, tmp_path: Path) ->
         capture_output=True, text=True, check=False, cwd=tmp_path, env={},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(list((tmp_path / "bin").iterdir())) == 6
+    assert len(list((tmp_path / "bin").iterdir())) == len(BUILT_IN)
     assert shim_binary.run_dir_of(tmp_path / "bin" / "multus") == "/run/else"
     version = subprocess.run(
         [tmp_path / "bin" / "multus"], env={"CNI_COMMAND": "VERSION"}, capture_output=True, check=True
