@@ -9,6 +9,7 @@ empty /run, so that nothing here can touch the machine, and `ip netns` names nev
 
 Fixtures: ``host`` (the node with lo alone), ``pod``, ``lan``, ``uplink`` (the picture; the same node as ``host``).
 ``new_netns`` makes more; ``snapshot(ns)`` reads a namespace's state for a comparison before and after.
+``shared_uplink`` is an ``uplink`` that all tests of a module share, each of which leaves it as it was.
 """
 
 from __future__ import annotations
@@ -199,9 +200,9 @@ def _route_line(family: str, each: dict[str, Any]) -> str:
     return f"{family} {_text(told)}"
 
 
-@pytest.fixture
-def new_netns() -> Iterator[Callable[[str], Netns]]:
-    """Makes further namespaces: ``new_netns("pod2")``, lo up; deleted when the test ends."""
+@contextlib.contextmanager
+def namespaces() -> Iterator[Callable[[str], Netns]]:
+    """Gives what makes namespaces, lo up; they are deleted at the end."""
     made: list[Netns] = []
 
     def make(purpose: str = "ns") -> Netns:
@@ -214,6 +215,44 @@ def new_netns() -> Iterator[Callable[[str], Netns]]:
     yield make
     for ns in reversed(made):
         subprocess.run(["ip", "netns", "del", ns.name], check=True)
+
+
+def lay_lan(ns: Netns) -> Netns:
+    """The bridge of the picture."""
+    ns.batch(
+        "link add br0 type bridge",
+        "link set br0 up",
+        "addr add 172.18.0.1/16 dev br0",
+        "addr add fd00:18::1/64 dev br0 nodad",
+    )
+    return ns
+
+
+def lay_uplink(host: Netns, lan: Netns) -> Netns:
+    """The node's NIC of the picture."""
+    host.batch(
+        f"link add eth0 type veth peer name lan0 netns {lan.name}",
+        "link set eth0 up",
+        "addr add 172.18.0.11/16 dev eth0",
+        "addr add fd00:18::11/64 dev eth0 nodad",
+    )
+    lan.batch("link set lan0 master br0 up")
+    host.batch("route add default via 172.18.0.1", "route add default via fd00:18::1 dev eth0")
+    return host
+
+
+@pytest.fixture
+def new_netns() -> Iterator[Callable[[str], Netns]]:
+    """Makes further namespaces: ``new_netns("pod2")``, lo up; deleted when the test ends."""
+    with namespaces() as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_uplink() -> Iterator[Netns]:
+    """A node as ``uplink`` is, one for the module: for tests whose daemon serves them all."""
+    with namespaces() as make:
+        yield lay_uplink(make("node"), lay_lan(make("lan")))
 
 
 @pytest.fixture
@@ -231,28 +270,13 @@ def pod(new_netns: Callable[[str], Netns]) -> Netns:
 @pytest.fixture
 def lan(new_netns: Callable[[str], Netns]) -> Netns:
     """The data-centre network: a bridge br0 that has 172.18.0.1/16 and fd00:18::1/64."""
-    ns = new_netns("lan")
-    ns.batch(
-        "link add br0 type bridge",
-        "link set br0 up",
-        "addr add 172.18.0.1/16 dev br0",
-        "addr add fd00:18::1/64 dev br0 nodad",
-    )
-    return ns
+    return lay_lan(new_netns("lan"))
 
 
 @pytest.fixture
 def uplink(host: Netns, lan: Netns) -> Netns:
     """The node (``host``) with its NIC eth0, 172.18.0.11/16 and fd00:18::11/64, joined to ``lan``, default routes."""
-    host.batch(
-        f"link add eth0 type veth peer name lan0 netns {lan.name}",
-        "link set eth0 up",
-        "addr add 172.18.0.11/16 dev eth0",
-        "addr add fd00:18::11/64 dev eth0 nodad",
-    )
-    lan.batch("link set lan0 master br0 up")
-    host.batch("route add default via 172.18.0.1", "route add default via fd00:18::1 dev eth0")
-    return host
+    return lay_uplink(host, lan)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def node(request, uplink, tmp_path):
     made.close()
 
 
-def prepare(node: Any, case: dict[str, Any]) -> dict[str, Any]:
+def prepare(node: Any, case: dict[str, Any], uid: str = UID) -> dict[str, Any]:
     """Lay the case's objects out; returns the multus configuration."""
     node.write("net.d/10-cluster.conflist", CASES["cluster_network"])
     for name, conf in case.get("confdir", {}).items():
@@ -33,7 +33,7 @@ def prepare(node: Any, case: dict[str, Any]) -> dict[str, Any]:
     for nad in case["nads"]:
         node.network(nad["namespace"], nad["name"], nad.get("config"))
     if not case.get("no_pod"):
-        node.pod(case["namespace"], POD, case["annotations"], UID)
+        node.pod(case["namespace"], POD, case["annotations"], uid)
     return {
         "cniVersion": "0.3.1",
         "name": "multus-net",
