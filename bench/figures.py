@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,15 @@ def pairwise(ours: node.Caller, peer: node.Caller, pods: list[str]) -> dict[str,
             seen[f"{who} ADD"].append(caller.timed("ADD", pod))
             seen[f"{who} DEL"].append(caller.timed("DEL", pod))
     return seen
+
+
+def burst(caller: node.Caller, verb: str, pods: list[str]) -> float:
+    """Seconds until all pods, started at once, are done."""
+    began = time.perf_counter()
+    children = [(caller.spawn(verb, pod), pod) for pod in pods]
+    for child, pod in children:
+        caller.reap(child, verb, pod)
+    return time.perf_counter() - began
 
 
 def report(figures: list[Figure]) -> str:

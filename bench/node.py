@@ -80,9 +80,9 @@ def drop_pods(names: list[str]) -> None:
 
 
 class Daemon:
-    """A daemon with its own directories, and the shims laid for it."""
+    """A daemon with its own directories, and the shims laid for it; ``flags`` are further ones of the daemon."""
 
-    def __init__(self) -> None:
+    def __init__(self, *flags: str) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="underlay-bench-"))
         self.bin = self.root / "bin"
         self.run = self.root / "run"
@@ -106,6 +106,7 @@ class Daemon:
             str(self.root / "conf"),
             "--manifest-dir",
             str(self.root / "manifests"),
+            *flags,
         ]
         (self.root / "manifests").mkdir()
         self.log = (self.root / "log").open("w")
@@ -136,13 +137,17 @@ class Daemon:
 
 
 class Caller:
-    """Execs one plugin with one configuration, as a runtime does, and keeps nothing but the time."""
+    """Execs one plugin with one configuration, as a runtime does, and keeps nothing but the time.
 
-    def __init__(self, bin_dir: Path, plugin: str, conf: dict[str, object], scratch: Path) -> None:
+    ``args`` is CNI_ARGS, "{pod}" in it the pod's name.
+    """
+
+    def __init__(self, bin_dir: Path, plugin: str, conf: dict[str, object], scratch: Path, args: str = "") -> None:
         self.program = str(bin_dir / plugin)
         self.path = str(bin_dir)
         self.conf = scratch / f"{plugin}-{conf['name']}.json"
         self.conf.write_text(json.dumps(conf))
+        self.args = args
         self.answer = str(scratch / f"{plugin}-{conf['name']}.out")
 
     def spawn(self, verb: str, pod: str) -> int:
@@ -154,6 +159,7 @@ class Caller:
             "CNI_IFNAME": "eth0",
             "CNI_PATH": self.path,
             "PATH": os.environ["PATH"],
+            "CNI_ARGS": self.args.format(pod=pod),
         }
         files = [
             (os.POSIX_SPAWN_OPEN, 0, str(self.conf), os.O_RDONLY, 0),
