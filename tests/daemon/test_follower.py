@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.kube.api_server import EVENTS, ApiServer
 from tests.multus.multus_node import Lines, ShimAndDaemon
 
 from underlay.daemon import follower
@@ -133,3 +135,32 @@ def test_a_daemon_with_multus_own_file_serves_pods_by_what_it_wrote(
     warnings = [line["event"] for line in lines if line["level"] == "warn" and str(file) in line["event"]]
     assert warnings == [f'{file}: "metricsPort" has no effect: health_address is where the daemon listens for HTTP']
     assert written.exists()
+
+
+def test_what_another_program_does_to_the_file_is_an_event_on_the_node(uplink: Netns, tmp_path: Path) -> None:
+    def listen(host: str, port: int) -> socket.socket:
+        with uplink.entered():
+            return socket.create_server((host, port))
+
+    net_d = tmp_path / "etc"
+    net_d.mkdir()
+    (net_d / "10-calico.conf").write_text(json.dumps(CALICO))
+    file = tmp_path / "daemon-config.json"
+    file.write_text(json.dumps({"cniConfigDir": str(net_d)}))
+    with ApiServer(listen=listen) as api:
+        config = api.kubeconfig(tmp_path / "kubeconfig")
+        flags = ("--kubeconfig", config, "--node-name", "n1", "--multus-daemon-config", str(file))
+        node = ShimAndDaemon(uplink, tmp_path, *flags)
+        try:
+            written = net_d / "00-multus.conf"
+            by_then(written.exists)
+            assert api.objects.all(EVENTS) == []
+            written.rename(f"{written}.cilium_bak")
+            (event,) = by_then(lambda: api.objects.all(EVENTS))
+        finally:
+            node.close()
+    assert (event["type"], event["reason"]) == ("Warning", "MultusConfigRestored")
+    assert "cni-exclusive" in event["message"]
+    assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n1"}
+    assert event["metadata"]["namespace"] == "default"  # the API server takes no other for what has no namespace
+    assert event["source"] == {"component": "underlay", "host": "n1"}

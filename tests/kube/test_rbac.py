@@ -127,8 +127,18 @@ def test_the_policy_binds_events_to_the_node(server, benches):
     (event,) = server.objects.all(EVENTS)
     assert judged(None, event, resource="events") == ""
     assert "name this node" in judged(None, event, resource="events", node="n2")
-    event["involvedObject"]["kind"] = "Node"
-    assert "about a pod" in judged(None, event, resource="events")
+    event["involvedObject"]["kind"] = "Namespace"
+    assert "about a pod or this node" in judged(None, event, resource="events")
+
+
+def test_the_policy_lets_a_node_have_events_on_itself_alone(server, benches):
+    cluster = benches.make(server)
+    cluster.node_event("Warning", "R", "words")
+    assert until(lambda: server.objects.all(EVENTS))
+    (event,) = server.objects.all(EVENTS)
+    assert judged(None, event, resource="events") == ""
+    event["involvedObject"]["name"] = "n2"
+    assert "about a pod or this node" in judged(None, event, resource="events")
 
 
 def test_the_policy_is_about_nobody_else():

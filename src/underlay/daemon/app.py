@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from underlay.daemon.follower import Follower
     from underlay.daemon.frame import Call
     from underlay.kube.cluster import Cluster
+    from underlay.kube.source import Source
 
 _SPOOL_SECONDS = 1.0
 _HOTPLUG_SECONDS = 1.0
@@ -130,7 +131,7 @@ class Daemon:
             ),
             info=DeviceInfo(logs, settings.device_info_dir, locate=root.locate),
             conf_dir=settings.conf_dir,
-            overrides=self._follow(settings.multus_daemon_config),
+            overrides=self._follow(settings.multus_daemon_config, source),
             hotplug=settings.hotplug,
         )
         self._reclaimer = Reclaimer(engine)
@@ -203,7 +204,7 @@ class Daemon:
             self._pools.close()
         return clean
 
-    def _follow(self, path: str) -> Mapping[str, msgspec.Raw] | None:
+    def _follow(self, path: str, source: Source) -> Mapping[str, msgspec.Raw] | None:
         """What a file of Multus' own daemon says for every call; makes the thread that keeps 00-multus.conf."""
         self._follower: Follower | None = None
         if not path:
@@ -214,7 +215,8 @@ class Daemon:
         theirs = daemon_file.load(path)
         for warning in theirs.warnings:
             self._log("warn", f"{path}: {warning}")
-        self._follower = Follower(autoconf.Autoconf(theirs.generation, self._log), self._log)
+        keeping = autoconf.Autoconf(theirs.generation, self._log, notify=partial(source.node_event, "Warning"))
+        self._follower = Follower(keeping, self._log)
         return theirs.overrides
 
     def _deliver(self, call: Call, spooled_at: int) -> None:

@@ -69,6 +69,7 @@ class Cluster:
         blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
         timing: Timing | None = None,
     ) -> None:
+        self._node = objects.node_reference(node)
         self._blocking = blocking
         self._timing = timing = timing or Timing()
         self._client = client = Client(access, f"underlay/{__version__}")
@@ -166,7 +167,11 @@ class Cluster:
 
     def event(self, pod: Pod, kind: EventType, reason: str, message: str) -> None:
         """Put an Event on the pod into the outbox, counted and rate-limited."""
-        self._recorder.event(pod, kind, reason, message)
+        self._recorder.event(pod.reference, kind, reason, message)
+
+    def node_event(self, kind: EventType, reason: str, message: str) -> None:
+        """Put an Event on this node into the outbox, likewise."""
+        self._recorder.event(self._node, kind, reason, message)
 
     def waiting(self) -> int:
         """How many statuses and Events have yet to be written."""

@@ -149,6 +149,10 @@ class Manifests:
         level = "info" if kind == "Normal" else "warn"
         self._log(level, "event", pod=f"{pod.namespace}/{pod.name}", reason=reason, message=message)
 
+    def node_event(self, kind: EventType, reason: str, message: str) -> None:
+        """Likewise."""
+        self._log("info" if kind == "Normal" else "warn", "event", reason=reason, message=message)
+
     def check(self) -> None:
         """Raise NotAvailable where a file is broken or the directory cannot be read."""
         faults = self._current().faults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +51,21 @@ class Pod:
         """
         return self.annotations.get(MIRROR, self.uid)
 
+    @property
+    def reference(self) -> Reference:
+        """What an Event on the pod is about."""
+        return Reference("Pod", self.namespace, self.name, self.event_uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What an Event is about, as its involvedObject names it; ``namespace`` is empty for a Node."""
+
+    kind: Literal["Pod", "Node"]
+    namespace: str
+    name: str
+    uid: str
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkAttachmentDefinition:
@@ -63,6 +78,13 @@ class NetworkAttachmentDefinition:
     config: str | None = None
     resource_name: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def node_reference(name: str) -> Reference:
+    """What an Event on a node is about. The kubelet's own Events have the node's name in place of its UID, and
+    `kubectl describe node` looks for both, so the API server need not be asked for the UID.
+    """
+    return Reference("Node", "", name, name)
 
 
 def pod(

@@ -7,7 +7,7 @@ EventWrite    one Event, or that it has happened again (``count`` above 1)
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
@@ -43,7 +43,8 @@ class StatusWrite(msgspec.Struct, frozen=True, tag_field="write", tag="status"):
 
 class EventWrite(msgspec.Struct, frozen=True, tag_field="write", tag="event"):
     """``event`` is the Event's own name, decided before the first try, so that it is made once; ``first`` and ``last``
-    are RFC 3339 times. ``made``: it is there already, and its count is what is new.
+    are RFC 3339 times. ``made``: it is there already, and its count is what is new. ``namespace`` is where the Event
+    lies, and the object of ``kind`` that it is about unless that has none.
     """
 
     namespace: str
@@ -57,10 +58,11 @@ class EventWrite(msgspec.Struct, frozen=True, tag_field="write", tag="event"):
     last: str
     count: int = 1
     made: bool = False
+    kind: Literal["Pod", "Node"] = "Pod"
 
     @property
     def lane(self) -> Key:
-        """The pod: what concerns one pod is written in order."""
+        """The pod, or node: what concerns one pod is written in order."""
         return self.namespace, self.name
 
     @property

@@ -135,7 +135,8 @@ class Publisher:
                 return False
             over = fault.status < 500
             if over and fault.status not in (404, 409):
-                self._log("warn", "Event is refused", pod=_pod(write), reason=write.reason, cause=str(fault))
+                about = f"{write.kind} {_pod(write)}"
+                self._log("warn", "Event is refused", about=about, reason=write.reason, cause=str(fault))
         else:
             over = self._is_over(write, fault)
         if not over:
@@ -170,12 +171,14 @@ class Publisher:
             self._client.call("POST", f"{where}/events", deadline, accept=PARTIAL_OBJECT, body=body, kind=JSON)
 
     def _event(self, write: EventWrite) -> dict[str, object]:
-        pod = {"apiVersion": "v1", "kind": "Pod", "namespace": write.namespace, "name": write.name, "uid": write.uid}
+        about = {"apiVersion": "v1", "kind": write.kind, "name": write.name, "uid": write.uid}
+        if write.kind == "Pod":
+            about["namespace"] = write.namespace
         return {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"namespace": write.namespace, "name": write.event},
-            "involvedObject": pod,
+            "involvedObject": about,
             "type": write.type,
             "reason": write.reason,
             "message": write.message,

@@ -20,7 +20,7 @@ from underlay.kube.outbox import EventWrite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from underlay.kube.objects import Pod
+    from underlay.kube.objects import Reference
     from underlay.kube.outbox import Outbox
     from underlay.kube.source import EventType
 
@@ -29,6 +29,7 @@ _REFILL_SECONDS: Final = 60.0
 _SAME_SECONDS: Final = 3000.0  # the API server keeps an Event for an hour
 _REMEMBERED: Final = 1000
 _LONGEST_MESSAGE: Final = 1024
+_NAMESPACE: Final = "default"  # where Events on what has no namespace lie: the API server takes no other
 
 
 @dataclass(slots=True)
@@ -58,31 +59,31 @@ class Recorder:
         self._series: OrderedDict[tuple[str, ...], _Series] = OrderedDict()
         self._buckets: OrderedDict[tuple[str, ...], _Bucket] = OrderedDict()
 
-    def event(self, pod: Pod, kind: EventType, reason: str, message: str) -> None:
-        """Something happened to the pod. What the rate keeps back is told by the next count that is let through."""
+    def event(self, about: Reference, kind: EventType, reason: str, message: str) -> None:
+        """Something happened to it. What the rate keeps back is told by the next count that is let through."""
         message = message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
         now, monotonic = self._clock(), time.monotonic()
-        whose = (pod.namespace, pod.name, pod.event_uid)
+        whose = (about.namespace or _NAMESPACE, about.name, about.uid)
         with self._lock:
-            series = self._one(pod.name, (*whose, kind, reason, message), now, monotonic)
+            series = self._one(about.name, (about.kind, *whose, kind, reason, message), now, monotonic)
             series.count += 1
             waits = self._outbox.waiting_event(
                 series.name, lambda old: msgspec.structs.replace(old, count=series.count, last=_rfc3339(now))
             )
-            if waits or not self._token((*whose, reason), monotonic):
+            if waits or not self._token((about.kind, *whose, reason), monotonic):
                 return
             self._outbox.post(
                 EventWrite(
                     *whose, series.name, kind, reason, message,
-                    _rfc3339(series.first), _rfc3339(now), series.count, series.sent,
+                    _rfc3339(series.first), _rfc3339(now), series.count, series.sent, about.kind,
                 )
             )  # fmt: skip
             series.sent = True
 
-    def _one(self, pod: str, key: tuple[str, ...], now: float, monotonic: float) -> _Series:
+    def _one(self, name: str, key: tuple[str, ...], now: float, monotonic: float) -> _Series:
         series = self._series.get(key)
         if series is None or monotonic - series.at > _SAME_SECONDS:
-            series = self._series[key] = _Series(f"{pod[:230]}.{time.time_ns():x}", now, monotonic)
+            series = self._series[key] = _Series(f"{name[:230]}.{time.time_ns():x}", now, monotonic)
         self._series.move_to_end(key)
         while len(self._series) > _REMEMBERED:
             self._series.popitem(last=False)

@@ -58,5 +58,8 @@ class Source(Protocol):
         again is counted, not repeated, and too much of one reason is kept back. Where nobody is told it is a log line.
         """
 
+    def node_event(self, kind: EventType, reason: str, message: str) -> None:
+        """Tell the node's operator in the same way, by an Event on the node that this daemon runs on."""
+
     def check(self) -> None:
         """Raise NotAvailable, naming the cause, where lookups cannot be answered now."""
