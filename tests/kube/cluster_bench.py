@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
+
+from tests.kube.api_server import NETWORKS, PODS, network, pod
 
 from underlay.kube.cluster import Cluster
 from underlay.kube.kubeconfig import Kubeconfig
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from tests.kube.api_server import ApiServer
 
 NODE = "n1"
+OWN_PODS = 110
 QUICK = Timing(patience=0.3, ask=3.0, page=100, silence=2.0, first=0.02, most=0.1)
 
 
@@ -39,6 +43,22 @@ def until(true: Callable[[], Any], seconds: float = 10.0) -> Any:
     while not (now := true()) and time.monotonic() < ends:
         time.sleep(0.005)
     return now
+
+
+def fill(server: ApiServer, ipam: Callable[[int], object] | None = None) -> None:
+    """About what a cluster of 5,000 pods and 500 networks holds: objects of kilobytes, managedFields and a last-applied
+    copy too. ``ipam`` makes that section of a network by its number. Pod web-N asks for network net-(N modulo 500).
+    """
+    for number in range(5000):
+        node = NODE if number < OWN_PODS else f"other-{number % 50}"
+        named = f"web-{number}"
+        server.put(PODS, pod(named, node=node, uid=f"uid-{named}", networks=f"net-{number % 500}"))
+    for number in range(500):
+        ranges = [[{"subnet": f"10.{number % 256}.{line}.0/24"}] for line in range(10)]
+        section = ipam(number) if ipam else {"type": "host-local", "ranges": ranges}
+        config = {"cniVersion": "1.0.0", "type": "macvlan", "master": "eth0", "ipam": section}
+        applied = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(config) * 2}
+        server.put(NETWORKS, network(f"net-{number}", config, annotations=applied))
 
 
 class Benches:

@@ -9,11 +9,10 @@ import time
 
 import pytest
 from tests.kube.api_server import NETWORKS, PODS, ApiServer, network, pod
-from tests.kube.cluster_bench import NODE, until
+from tests.kube.cluster_bench import NODE, OWN_PODS, fill, until
 
 UNDERLAY = [sys.executable, "-m", "underlay"]
 MOST_MIB = 90
-OWN_PODS = 110
 
 
 class Daemon:
@@ -62,18 +61,6 @@ def daemon_of(tmp_path):
     yield start
     for each in running:
         each.close()
-
-
-def fill(server):
-    """About what a cluster of that size holds: objects of kilobytes, managedFields and a last-applied copy too."""
-    for number in range(5000):
-        node = NODE if number < OWN_PODS else f"other-{number % 50}"
-        server.put(PODS, pod(f"web-{number}", node=node, networks=f"net-{number % 500}"))
-    for number in range(500):
-        config = {"cniVersion": "1.0.0", "type": "macvlan", "master": "eth0", "ipam": {"type": "host-local", "ranges": [
-            [{"subnet": f"10.{number % 256}.{line}.0/24"}] for line in range(10)]}}  # fmt: skip
-        applied = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(config) * 2}
-        server.put(NETWORKS, network(f"net-{number}", config, annotations=applied))
 
 
 def test_a_large_cluster_costs_a_node_bounded_memory_and_few_requests(daemon_of):

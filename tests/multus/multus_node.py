@@ -168,8 +168,13 @@ class ShimAndDaemon(Node):
         )
         command = [*UNDERLAY, "daemon", "--run-dir", run_dir, "--state-dir", directory / "state"]
         command += ["--conf-dir", self.conf_dir, "--manifest-dir", self.manifests, *flags]
-        with (directory / "daemon.log").open("wb") as log:
-            self.daemon = ns.popen(*map(str, command), stdout=log, stderr=log)
+        self._command = [str(each) for each in command]
+        self.start()
+
+    def start(self) -> None:
+        """Start the daemon; the shim waits for it. Its log goes on where it is."""
+        with (self.directory / "daemon.log").open("ab") as log:
+            self.daemon = self.ns.popen(*self._command, stdout=log, stderr=log)
 
     def path(self) -> str:
         return f"{self.bin_dir}:{GO_PLUGINS}"
