@@ -194,6 +194,27 @@ def test_a_pod_made_again_starts_while_its_predecessors_delete_still_runs(node, 
     assert nics(new) == []
 
 
+def test_a_pod_made_again_during_an_absence_gets_its_own_status_alone(node, api, new_netns):
+    api.put(PODS, pod("web-0", node=NODE, uid="u1", networks="more"))
+    node.listens()
+    old, new = new_netns("old"), new_netns("new")
+    node.go_away("refused")
+    ok, printed = node.pod_call("ADD", "web-0", old, "u1", "old")
+    assert ok, printed
+    api.delete(PODS, "default", "web-0")
+    api.put(PODS, pod("web-0", node=NODE, uid="u2"))
+    node.come_back("refused")
+    assert until(lambda: node.events() == [("web-0", "AddedInterface")], 30)
+    ok, printed = node.pod_call("ADD", "web-0", new, "u2", "new")
+    assert ok, printed
+    assert node.pod_call("DEL", "web-0", old, "u1", "old") == (True, None)
+    assert until(lambda: node.status_of("web-0"))
+    assert [each["interface"] for each in node.status_of("web-0")] == ["eth0"]
+    seen = [json.loads(each.body)["metadata"]["uid"] for each in api.asked("patch")]
+    assert (set(seen[:-1]), seen[-1]) == ({"u1"}, "u2")  # the first's is refused, until the watch tells that it is gone
+    assert (nics(old), nics(new)) == ([], ["eth0"])
+
+
 def test_a_static_pod_is_attached_by_its_mirror_and_waits_for_it(node, api, new_netns):
     node.listens()
     ns = new_netns("pod")

@@ -352,3 +352,8 @@ def test_a_watch_tells_ignored_names_from_others(tmp_path):
     assert watch.changed()
     assert not watch.changed()
     watch.close()
+
+
+def test_what_happens_to_the_node_is_a_line_of_the_log(source, log):
+    source.node_event("Warning", "MultusConfigRestored", "words")
+    assert log[-1] == ("warn", "event", {"reason": "MultusConfigRestored", "message": "words"})
