@@ -222,6 +222,22 @@ def test_a_pod_of_the_same_name_and_another_uid_is_another_pod(node, kind, pod):
     assert "net1" in nics(pod)
 
 
+def test_a_pod_that_is_deleted_while_its_change_waits_is_attached_to_nothing(node, kind, pod, monkeypatch):
+    add(node, pod, "a")
+    known_pod = node.source.known_pod
+
+    def a_delete_comes_first(*names):
+        found = known_pod(*names)
+        assert node.call("DEL", conf(), netns=pod.path, args=args("web")) == (True, None)
+        return found
+
+    monkeypatch.setattr(node.source, "known_pod", a_delete_comes_first)
+    change(node, "b")
+    assert nics(pod) == []
+    assert node.ledger.rows() == []
+    assert node.status("default", "web") is None
+
+
 def test_the_daemon_follows_the_annotation_where_it_is_switched_on(uplink, tmp_path, pod):
     settings = tmp_path / "underlay.yaml"
     settings.write_text("hotplug: true\n")

@@ -97,7 +97,10 @@ class HotPlug:
         changes = Changes((), ())
         try:
             with self._engine.change(sandbox, origin, deadline, Report()) as session:
-                attached = Attached(tuple(session.attached()), config.auxiliary_chain)
+                present = session.attached()
+                if not present:
+                    return changes  # a DEL was first: the sandbox may be there for a while, the pod's NICs are not
+                attached = Attached(tuple(present), config.auxiliary_chain)
                 planned = self._multus.plan_of(config, pod, request, deadline, attached)
                 found = attached.changes(planned.attachments, planned.fixed)
                 if found or session.unfinished:
