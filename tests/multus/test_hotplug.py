@@ -11,6 +11,8 @@ import pytest
 from tests.multus.multus_node import InProcess, ShimAndDaemon
 from tests.multus.test_handler import NETWORKS, args, conf, host_local, nics
 
+from underlay.cni.request import parse as parse_request
+
 CLUSTER_V4, SERVICES_V4 = "10.240.0.0/12", "10.96.0.0/16"
 META = {
     "overlay_hijack_subnet": [CLUSTER_V4, "fd00:240::/48"],
@@ -233,6 +235,20 @@ def test_a_pod_that_is_deleted_while_its_change_waits_is_attached_to_nothing(nod
 
     monkeypatch.setattr(node.source, "known_pod", a_delete_comes_first)
     change(node, "b")
+    assert nics(pod) == []
+    assert node.ledger.rows() == []
+    assert node.status("default", "web") is None
+
+
+def test_a_delete_that_was_spooled_before_a_change_takes_what_came_by_it_too(node, kind, pod):
+    add(node, pod, "a")
+    spooled = time.time_ns()
+    change(node, "b,c")
+    env = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_NETNS": pod.path, "CNI_IFNAME": "eth0"}
+    env |= {"CNI_PATH": node.path(), "CNI_ARGS": args("web")}
+    request = parse_request("multus", env, json.dumps(conf()).encode())
+    with node.ns.entered():
+        node.multus.delete_spooled(request, spooled, time.monotonic() + 30)
     assert nics(pod) == []
     assert node.ledger.rows() == []
     assert node.status("default", "web") is None

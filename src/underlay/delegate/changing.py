@@ -14,7 +14,7 @@ says so before the kernel is touched, and until its layers are there again: afte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from underlay.delegate import entries
@@ -85,6 +85,7 @@ class Change(Session):
     def __init__(self, engine: Engine, sandbox: Sandbox, origin: Origin, deadline: float, report: Report) -> None:
         super().__init__(engine, sandbox, origin, deadline, report)
         self._kept: dict[int, _Kept] = {}
+        self._since: int | None = None
 
     def attached(self) -> list[Attachment]:
         """What is attached now, oldest first. Raises TryAgain where a call is at work, or the sandbox is another."""
@@ -101,6 +102,7 @@ class Change(Session):
         Raises, when all is done that can be, the first fault, of taking back or of the plugins.
         """
         rows = self._whole_rows()
+        self._since = max((row.created for row in rows), default=None)
         gone = [row for row in rows if (row.network, row.ifname) in keys]
         kept = [_Kept.of(row) for row in rows if row not in gone]
         first = min((row.id for row in gone), default=None)
@@ -127,6 +129,11 @@ class Change(Session):
         if any(row.state != "added" or not self._is_here(row) for row in rows):
             raise TryAgain(f"container {self._sandbox.container_id} {_NOT_NOW}")
         return rows
+
+    def _row(self, attachment: Attachment) -> Row:
+        """As old as the container's other NICs: a DEL that was spooled before this change is meant for all of them."""
+        row = super()._row(attachment)
+        return row if self._since is None else replace(row, created=self._since)
 
     def _lift(self, gone: Sequence[Row], kept: Sequence[_Kept]) -> list[UnderlayError]:
         """Take back rows whole and the layers of others, newest first, in one go; returns the faults."""
