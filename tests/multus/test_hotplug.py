@@ -12,6 +12,7 @@ from tests.multus.multus_node import InProcess, ShimAndDaemon
 from tests.multus.test_handler import NETWORKS, args, conf, host_local, nics
 
 from underlay.cni.request import parse as parse_request
+from underlay.delegate.reclaim import Reclaimer
 
 CLUSTER_V4, SERVICES_V4 = "10.240.0.0/12", "10.96.0.0/16"
 META = {
@@ -252,6 +253,47 @@ def test_a_delete_that_was_spooled_before_a_change_takes_what_came_by_it_too(nod
     assert nics(pod) == []
     assert node.ledger.rows() == []
     assert node.status("default", "web") is None
+
+
+FLAKY = """#!/bin/sh
+cat > /dev/null
+if [ $CNI_COMMAND = ADD ]; then
+    echo '{"cniVersion": "1.0.0", "ips": [{"address": "172.18.8.1/16", "gateway": "172.18.0.1"}],'
+    echo ' "routes": [{"dst": "0.0.0.0/0"}]}'
+elif [ -e "$0.down" ]; then
+    echo '{"cniVersion": "1.0.0", "code": 11, "msg": "the store does not answer"}'
+    exit 1
+fi
+"""
+
+
+def test_what_is_given_back_late_takes_nothing_that_was_laid_anew(node, kind, pod, new_netns, tmp_path, monkeypatch):
+    ipam = tmp_path / "cni" / "flaky"
+    ipam.parent.mkdir()
+    ipam.write_text(FLAKY)
+    ipam.chmod(0o755)
+    path = f"{ipam.parent}:{node.path()}"
+    monkeypatch.setattr(node, "path", lambda: path)
+    first = chain(1, *({"plain": [], "veth": ["veth"], "router": ["router"]}[kind]))
+    first["plugins"][0]["ipam"] = {"type": "flaky"}
+    node.network("default", "a", first)
+    result = add(node, pod, "a,b")
+    down = ipam.with_name("flaky.down")
+    down.touch()
+    change(node, "b")
+    assert [(row.ifname, row.state) for row in node.ledger.rows()] == [
+        ("eth0", "added"), ("net1", "deleting"), ("net2", "added"),
+    ]  # fmt: skip
+    down.unlink()
+    with node.ns.entered():
+        Reclaimer(node.engine).sweep()
+    assert [(row.ifname, row.state) for row in node.ledger.rows()] == [("eth0", "added"), ("net2", "added")]
+    changed = wiring(pod)
+    assert node.call("CHECK", conf(prevResult=result), netns=pod.path, args=args("web")) == (True, None)
+    assert node.call("DEL", conf(), netns=pod.path, args=args("web")) == (True, None)
+    other = new_netns("pod")
+    add(node, other, "b@net2")
+    assert changed == wiring(other)
 
 
 def test_the_daemon_follows_the_annotation_where_it_is_switched_on(uplink, tmp_path, pod):

@@ -42,10 +42,13 @@ class Leftover:
 
 @dataclass(slots=True)
 class Undone:
-    """What came of it: the faults, and the rows with something left to do."""
+    """What came of it: the faults, and the rows with something left to do. ``left`` says what that is, oldest first,
+    for those whose kernel acts are all undone; doing these once more would take what others have made since.
+    """
 
     errors: list[UnderlayError] = field(default_factory=list)
     failed: set[int] = field(default_factory=set)
+    left: dict[int, list[msgspec.Struct]] = field(default_factory=dict)
 
 
 def take_back(
@@ -64,7 +67,7 @@ def take_back(
             work.take(leftover, entry)
     work.kernel()
     work.addresses()
-    return work.undone
+    return work.end()
 
 
 class _Work:
@@ -84,6 +87,7 @@ class _Work:
         self._deadline = deadline
         self._acts: list[msgspec.Struct] = []  # newest first
         self._rows: set[int] = set()
+        self._stuck: set[int] = set()  # rows with a kernel act that failed
         self._held: list[tuple[Leftover, Release | ExecDelete | RemoveFile]] = []
 
     def take(self, leftover: Leftover, entry: msgspec.Struct) -> None:
@@ -109,12 +113,25 @@ class _Work:
         if errors:
             self.undone.errors += errors
             self.undone.failed |= rows
+            self._stuck |= rows
 
     def addresses(self) -> None:
         """Give back addresses and remove files, but not of a row whose link may still be there."""
         for leftover, entry in self._held:
             if leftover.row_id not in self.undone.failed:
                 self._try(leftover, entry)
+            else:
+                self._fail(leftover, entry)
+
+    def end(self) -> Undone:
+        """The outcome, when all is done."""
+        left = self.undone.left
+        self.undone.left = {row: entries[::-1] for row, entries in left.items() if row not in self._stuck}
+        return self.undone
+
+    def _fail(self, leftover: Leftover, entry: msgspec.Struct) -> None:
+        self.undone.failed.add(leftover.row_id)
+        self.undone.left.setdefault(leftover.row_id, []).append(entry)
 
     def _try(self, leftover: Leftover, entry: Release | ExecDelete | RemoveFile) -> None:
         try:
@@ -128,7 +145,7 @@ class _Work:
             self.undone.errors.append(error)
             if leftover.result is None and error.code == IncompatibleVersion.code:
                 return  # an executable that does not speak the version has made nothing, and never will delete it
-            self.undone.failed.add(leftover.row_id)
+            self._fail(leftover, entry)
 
     def _release(self, entry: Release) -> None:
         allocator = self._allocators.get(entry.kind)
