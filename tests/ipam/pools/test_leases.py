@@ -17,13 +17,15 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.ipam.pools.conftest import Node, stateful
 
+from underlay.cni.address import Address
 from underlay.errors import NoAddressLeft, PoolMissing, StateUnwritable
 from underlay.ipam.pools.journal import Journal
+from underlay.ipam.pools.lease import HELD, Lease
 from underlay.state.database import Database
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 PODS = st.sampled_from([f"db-{n}" for n in range(3)] + [f"web-{n}" for n in range(4)])
@@ -352,4 +354,40 @@ def test_what_has_rested_is_forgotten_on_the_disk(tmp_path: Path) -> None:
     node.clock.wait(31)
     node.plugin.tidy()
     assert node.journal.leases() == []
+    node.journal.close()
+
+
+def test_an_address_that_is_on_its_way_to_a_pod_is_released_by_nobody(tmp_path: Path) -> None:
+    node = Node(str(tmp_path / "pools.db"))
+    node.world.define("a", subnet="10.1.0.0/16", ips=["10.1.0.10-10.1.0.12"], default=True)
+    node.add("other")
+    who = Lease(Address(4, 0), "", HELD, "u", "c1", "eth0", "default/p", "", "net")
+    pending = node.leases.take([node.world.seen.pools["a"]], who, time.monotonic() + 10)
+    found = node.leases.at(pending.address)
+    assert found is not None
+    assert node.leases.drop([found]) == []
+    node.leases.confirm([pending])
+    assert (pending.shown, node.address("q")) == ("10.1.0.11", "10.1.0.12")
+    with pytest.raises(NoAddressLeft):
+        node.add("r")
+    node.journal.close()
+
+
+def test_an_address_that_is_being_given_back_is_given_back_once(tmp_path: Path) -> None:
+    node = Node(str(tmp_path / "pools.db"))
+    node.world.define("a", subnet="10.1.0.0/16", ips=["10.1.0.10-10.1.0.12"], default=True)
+    node.add("p")
+    (lease,) = node.leases.everything()
+    put, also = node.journal.put, []
+
+    def while_it_is_written(leases: Iterable[Lease]) -> None:
+        found = node.leases.at(lease.address)
+        node.journal.put = put  # type: ignore[method-assign]
+        put(leases)
+        also.append(node.leases.drop([found] if found else []))
+
+    node.journal.put = while_it_is_written  # type: ignore[method-assign]
+    node.delete("p")
+    assert also == [[]]
+    assert node.states() == {}
     node.journal.close()

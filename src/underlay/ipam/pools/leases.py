@@ -304,11 +304,13 @@ class Leases:
         return [before for before, _ in leaving]
 
     def _leaving(self, leases: Iterable[Lease], afterwards: Callable[[Lease], State]) -> list[tuple[Lease, Lease]]:
-        """Each lease and what it becomes. From here on it is nobody's to take or to end, but not free either."""
+        """Each lease and what it becomes. From here on it is nobody's to take or to end, but not free either. One that
+        is pending, or leaves already, is another thread's.
+        """
         leaving: list[tuple[Lease, Lease]] = []
         for before in leases:
             space = self._spaces[before.family]
-            if space.taken.get(before.value) is before:
+            if space.taken.get(before.value) is before and self._index.by_address.get(before.address) is before:
                 after = before._replace(state=afterwards(before), since=self._realtime_ns())
                 space.put(before.value, after)
                 leaving.append((before, after))
