@@ -439,6 +439,15 @@ def test_a_wire_full_of_strangers_ends_the_add_and_leaves_nothing(node: Node) ->
     assert node.recorded == []
 
 
+def test_what_comes_in_the_place_of_a_reserved_address_in_use_outside_is_reserved_for_nobody(node: Node) -> None:
+    node.leases.keep(Address(4, (10 << 24) + (1 << 16) + 15), "a", "Reserved/default/vip")
+    node.wire = Wire("10.1.0.15")
+    node.restart()
+    assert node.address("vip", detectIPConflict=True) == "10.1.0.10"
+    node.delete("vip")
+    assert node.states() == {}
+
+
 def test_a_gateway_that_does_not_answer_fails_the_add(node: Node) -> None:
     node.wire = Wire(gateways=("10.1.0.1",))
     node.restart()

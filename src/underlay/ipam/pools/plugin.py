@@ -243,7 +243,7 @@ class Spiderpool(sections.Parsing):
             for family in sorted(pools):
                 pending.append(self.leases.take(pools[family], who, deadline))  # noqa: PERF401 - one may fail
             if self._wire is not None and (section.detect_conflict or section.detect_gateway):
-                self._probe(pending, pools, conf, section, deadline)
+                self._probe(pending, who, pools, conf, section, deadline)
             addresses = tuple(lease.shown for lease in pending)
             record(Release(self.name, "", "", who.container_id, who.ifname, addresses))
         except BaseException:
@@ -253,8 +253,8 @@ class Spiderpool(sections.Parsing):
         return pending
 
     def _probe(
-        self, pending: list[Lease], pools: Mapping[int, Sequence[Pool]], conf: PluginConfig, section: Section,
-        deadline: float,
+        self, pending: list[Lease], who: Lease, pools: Mapping[int, Sequence[Pool]], conf: PluginConfig,
+        section: Section, deadline: float,
     ) -> None:  # fmt: skip
         """Replace what others use by the next address; changes ``pending``."""
         assert self._wire is not None
@@ -279,7 +279,7 @@ class Spiderpool(sections.Parsing):
                 if aside > _CONFLICTS:
                     raise AddressInUse(f"{lease.shown} is used by {mac}, and so were {_CONFLICTS} addresses before it")
                 self.leases.set_aside(lease, mac, _ASIDE_SECONDS)
-                pending[n] = self.leases.take(pools[lease.family], lease, deadline)
+                pending[n] = self.leases.take(pools[lease.family], who, deadline)
                 unasked.append(pending[n])
 
     def _result(self, held: Sequence[Lease], choice: Choice, catalogue: Catalogue) -> Result:
