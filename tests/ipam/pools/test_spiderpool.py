@@ -310,6 +310,32 @@ def test_a_flexible_pool_grows_with_its_pods_until_the_subnet_is_used(node: Node
     assert len(node.plugin.cuts.pools(node.world.seen)) == 1
 
 
+def test_a_statefulset_pod_comes_back_to_its_address_though_the_subnet_is_used_up(node: Node) -> None:
+    node.world.define("s", "SpiderSubnet", subnet="10.3.0.0/16", ips=["10.3.0.1-10.3.0.2"])
+    for name in ("db-0", "db-1"):
+        node.world.pod(name, stateful(), subnet={"ipv4": ["s"]}, ippool_ip_number="+1")
+        node.add(name)
+    node.delete("db-0")
+    assert node.states() == {"10.3.0.1": "kept", "10.3.0.2": "held"}
+    assert node.address("db-0", "again") == "10.3.0.1"
+
+
+def test_an_applications_pool_does_not_end_under_its_first_pod(node: Node) -> None:
+    class Tidying(Wire):
+        def conflicts(self, conf: object, addresses: Sequence[str], deadline: float) -> Mapping[str, str]:
+            node.plugin.tidy()
+            return {}
+
+    node.world.define("s", "SpiderSubnet", subnet="10.3.0.0/16", ips=["10.3.0.1-10.3.0.2"])
+    node.world.pod("w", Owner("ReplicaSet", "web-1"), subnet={"ipv4": ["s"]})
+    node.wire = Tidying()
+    node.restart()
+    assert node.address("w", detectIPConflict=True) == "10.3.0.1"
+    node.delete("w")
+    node.plugin.tidy()
+    assert node.plugin.cuts.pools(node.world.seen) == []
+
+
 # -- other verbs -------------------------------------------------------------------------------------------------------
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from underlay.cni.address import text
 from underlay.errors import InvalidConfig, NoAddressLeft
 from underlay.ipam.pools import intervals
+from underlay.ipam.pools.lease import KEPT
 from underlay.ipam.pools.objects import Pool, parse_range
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.choose import Choice
     from underlay.ipam.pools.intervals import Intervals
     from underlay.ipam.pools.journal import Journal
+    from underlay.ipam.pools.lease import Lease
     from underlay.ipam.pools.leases import Leases
     from underlay.ipam.pools.objects import Subnet
     from underlay.ipam.pools.surroundings import Catalogue, Subject
@@ -78,6 +81,8 @@ class Cuts:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.Lock()
+        self._counting = threading.Lock()  # the other one is held while the disk writes
+        self._choosing = 0
         self._known = {cut.name: cut for columns in journal.cuts() if (cut := of_row(columns)) is not None}
 
     def pools(self, catalogue: Catalogue) -> list[Pool]:
@@ -85,25 +90,44 @@ class Cuts:
         known = list(self._known.values())
         return [cut.pool(catalogue.subnets[cut.subnet]) for cut in known if cut.subnet in catalogue.subnets]
 
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """No cut ends meanwhile: what :meth:`serve` has given is there until an address of it is taken."""
+        with self._counting:
+            self._choosing += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._choosing -= 1
+
+    def follow(self, catalogue: Catalogue, leases: Leases) -> None:
+        """From now on these pools count, and the cuts as they are."""
+        with self._lock:  # what another thread cuts meanwhile would be left out
+            leases.follow(catalogue, self.pools(catalogue))
+
     def serve(
-        self, choice: Choice, subject: Subject, ifname: str, catalogue: Catalogue, leases: Leases
+        self, choice: Choice, subject: Subject, who: Lease, catalogue: Catalogue, leases: Leases
     ) -> Mapping[int, tuple[Pool, ...]]:
         """The pools, by family, that the pod's application has or gets, large enough for one pod more where they may
-        grow. Raises NoAddressLeft where the subnets have nothing left, StateUnwritable.
+        grow. ``who`` names NIC and keeper. Raises NoAddressLeft where the subnets have nothing left, StateUnwritable.
         """
         with self._lock:
             before = dict(self._known)
-            found = {
-                family: (self._serve(choice, subject, ifname, family, catalogue, leases),) for family in choice.subnets
-            }
-            if self._known != before:
-                leases.follow(catalogue, self.pools(catalogue), anew=True)
-        return found
+            try:
+                return {
+                    family: (self._serve(choice, subject, who, family, catalogue, leases),) for family in choice.subnets
+                }
+            finally:  # of two families the first may have got its cut, and the second nothing
+                if self._known != before:
+                    leases.follow(catalogue, self.pools(catalogue), anew=True)
 
     def tidy(self, leases: Leases, catalogue: Catalogue) -> list[str]:
         """End the cuts that no lease is left of and that are to be reclaimed; returns their names."""
-        used = {lease.pool for lease in leases.everything()}
         with self._lock:
+            if self._choosing:
+                return []
+            used = leases.pools_in_use()
             gone = [cut.name for cut in self._known.values() if cut.reclaim and cut.name not in used]
             for name in gone:
                 self._journal.forget_cut(name)
@@ -113,12 +137,12 @@ class Cuts:
         return gone
 
     def _serve(
-        self, choice: Choice, subject: Subject, ifname: str, family: int, catalogue: Catalogue, leases: Leases
+        self, choice: Choice, subject: Subject, who: Lease, family: int, catalogue: Catalogue, leases: Leases
     ) -> Pool:
-        name = name_of(subject, ifname, family)
+        name = name_of(subject, who.ifname, family)
         number = choice.number
         assert number is not None, "rule 1 always gives one"
-        held = sum(1 for lease in leases.everything() if lease.pool == name)
+        held = sum(1 for lease in leases.everything() if lease.pool == name and not _waits_for(lease, who))
         wanted = held + 1 + number.count if number.flexible else number.count
         application = "/".join((subject.application[0], subject.namespace, subject.application[1]))
         for subnet_name in choice.subnets[family]:
@@ -154,3 +178,8 @@ class Cuts:
                 yield from cut.ranges
         for reserved in catalogue.reserved:
             yield from reserved.v4 if family == 4 else reserved.v6
+
+
+def _waits_for(lease: Lease, who: Lease) -> bool:
+    """Whether the address is kept for exactly this one."""
+    return lease.state == KEPT and bool(who.keeper) and (lease.keeper, lease.ifname) == (who.keeper, who.ifname)

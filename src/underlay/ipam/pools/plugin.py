@@ -105,9 +105,12 @@ class Spiderpool(sections.Parsing):
         choice = choose(Ask(subject, holder.ifname, first, network, section.v4, section.v6), catalogue)
         held = self.leases.of(*holder)
         if not held:
-            pools = self._pools(choice, subject, holder.ifname, catalogue)
-            check_count(conf.version, list(pools))
-            held = self._hold(self._who(conf, holder, subject, args), pools, conf, section, record, deadline)
+            who = self._who(conf, holder, subject, args)
+            with self.cuts.choosing():
+                pools = self._pools(choice, subject, who, catalogue)
+                check_count(conf.version, list(pools))
+                pending = self._take(who, pools, deadline)
+            held = self._hold(pending, who, pools, conf, section, record, deadline)
             shown = {lease.shown: lease.pool for lease in held}
             self._log("info", "addresses held", to=section.log, pod=subject.shown, container=holder.container_id,
                       ifname=holder.ifname, rule=choice.rule, addresses=shown)  # fmt: skip
@@ -173,7 +176,7 @@ class Spiderpool(sections.Parsing):
         """Have the leases follow the pools as they are now; returns those."""
         catalogue = self.surroundings.catalogue()
         if not self.leases.follows(catalogue):
-            self.leases.follow(catalogue, self.cuts.pools(catalogue))
+            self.cuts.follow(catalogue, self.leases)
         return catalogue
 
     def after_reboot(self, keep: frozenset[tuple[str, str]]) -> None:
@@ -228,20 +231,27 @@ class Spiderpool(sections.Parsing):
                      self._boot, time.time_ns())  # fmt: skip
 
     def _pools(
-        self, choice: Choice, subject: Subject, ifname: str, catalogue: Catalogue
+        self, choice: Choice, subject: Subject, who: Lease, catalogue: Catalogue
     ) -> Mapping[int, Sequence[Pool]]:
         if choice.subnets:
-            return self.cuts.serve(choice, subject, ifname, catalogue, self.leases)
+            return self.cuts.serve(choice, subject, who, catalogue, self.leases)
         return {family: [catalogue.pools[name] for name in names] for family, names in choice.pools.items()}
 
-    def _hold(
-        self, who: Lease, pools: Mapping[int, Sequence[Pool]], conf: PluginConfig, section: Section,
-        record: Callable[[Release], None], deadline: float,
-    ) -> list[Lease]:  # fmt: skip
+    def _take(self, who: Lease, pools: Mapping[int, Sequence[Pool]], deadline: float) -> list[Lease]:
         pending: list[Lease] = []
         try:
             for family in sorted(pools):
                 pending.append(self.leases.take(pools[family], who, deadline))  # noqa: PERF401 - one may fail
+        except BaseException:
+            self.leases.abandon(pending)
+            raise
+        return pending
+
+    def _hold(
+        self, pending: list[Lease], who: Lease, pools: Mapping[int, Sequence[Pool]], conf: PluginConfig,
+        section: Section, record: Callable[[Release], None], deadline: float,
+    ) -> list[Lease]:  # fmt: skip
+        try:
             if self._wire is not None and (section.detect_conflict or section.detect_gateway):
                 self._probe(pending, who, pools, conf, section, deadline)
             addresses = tuple(lease.shown for lease in pending)
