@@ -130,3 +130,30 @@ def test_an_old_del_takes_nothing_from_the_new_pod_of_that_name(node, pod, new_n
     assert held(node) == mine
     assert next(iter(mine)) == "172.18.40.11"  # the old one rests
     assert node.call("DEL", MULTUS, netns=again.path, args=args("web", "uid-2"), container="new")[0]
+
+
+@pytest.mark.parametrize("ipam", ["spiderpool", "host-local"])
+def test_garbage_collection_leaves_a_pod_alone_that_is_attached_meanwhile(node, pod, new_netns, monkeypatch, ipam):
+    network = published.network("macvlan-standalone")
+    if ipam == "host-local":
+        ranges = [[{"subnet": "172.18.0.0/16", "rangeStart": "172.18.50.1", "rangeEnd": "172.18.50.9"}]]
+        network["plugins"][0]["ipam"] = {"type": ipam, "ranges": ranges, "dataDir": str(node.directory / "ipam")}
+        node.network("kube-system", "macvlan-standalone", network)
+    for name in "ab":
+        node.pod("default", name, {DEFAULT: "kube-system/macvlan-standalone"})
+    assert node.call("ADD", MULTUS, netns=pod.path, args=args("a"), container="c1")[0]
+    other, chain, late = new_netns("pod"), node.engine.chain, []
+
+    def attached_meanwhile(*given):
+        if given[0].network == "kube-system/macvlan-standalone":
+            monkeypatch.setattr(node.engine, "chain", chain)
+            late.append(node.call("ADD", MULTUS, netns=other.path, args=args("b"), container="c2"))
+        return chain(*given)
+
+    monkeypatch.setattr(node.engine, "chain", attached_meanwhile)
+    keep = [{"containerID": "c1", "ifname": "eth0"}]
+    assert node.call("GC", {**MULTUS, "cniVersion": "1.1.0", "cni.dev/valid-attachments": keep}) == (True, None)
+    ((ok, second),) = late
+    assert ok, second
+    check = {**MULTUS, "prevResult": second}
+    assert node.call("CHECK", check, netns=other.path, args=args("b"), container="c2") == (True, None)

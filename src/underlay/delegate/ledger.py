@@ -193,6 +193,14 @@ class Ledger:
             return set() if db is None else {row[0] for row in db.execute(statement, (pod, namespace, owner))}
         return set()
 
+    def holds(self, container_id: str, ifname: str) -> bool:
+        """Whether there is a row of that NIC, by whichever call; True where that cannot be read."""
+        with self._file.reading() as db:
+            if db is not None:
+                statement = "SELECT 1 FROM attachment WHERE container_id = ? AND ifname = ?"
+                return db.execute(statement, (container_id, ifname)).fetchone() is not None
+        return True
+
     def checkpoint(self) -> None:
         """Copy the write-ahead log into the file (fsync); to be called now and then, on a thread that serves nobody.
 

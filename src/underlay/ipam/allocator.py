@@ -63,7 +63,10 @@ class Allocator(Protocol):
         """Raise NotAvailable where ``add`` could not work."""
 
     def gc(self, conf: PluginConfig, keep: frozenset[tuple[str, str]], *, deadline: float) -> None:
-        """Give back whatever is held by none of ``keep`` (container id, interface name)."""
+        """Give back whatever is held by none of ``keep`` (container id, interface name).
+
+        Ask it for every holder after that was found (``in``): it knows those, too, that came since the call.
+        """
 
 
 @runtime_checkable

@@ -201,7 +201,12 @@ def held(directory: str, holder: Holder) -> list[str]:
 def collect(directory: str, keep: frozenset[tuple[str, str]], *, deadline: float) -> list[str]:
     """GC: give back what none of ``keep`` (container id, interface) holds; returns the addresses."""
     kept = {content for pair in keep for content in _contents(Holder(*pair))}
-    return _remove_all(directory, lambda content: content not in kept, deadline)
+
+    def stale(content: bytes) -> bool:
+        container_id, _, ifname = content.decode("utf-8", "replace").partition(_LINE_BREAK)
+        return content not in kept and (container_id, ifname) not in keep  # which may know more by now
+
+    return _remove_all(directory, stale, deadline)
 
 
 def release_before(
