@@ -336,6 +336,20 @@ def test_an_applications_pool_does_not_end_under_its_first_pod(node: Node) -> No
     assert node.plugin.cuts.pools(node.world.seen) == []
 
 
+def test_an_application_that_outgrows_a_subnet_goes_on_in_the_next_and_the_first_stays_as_it_is(node: Node) -> None:
+    node.world.define("s", "SpiderSubnet", subnet="10.3.0.0/24", ips=["10.3.0.5"], gateway="10.3.0.1")
+    node.world.define("t", "SpiderSubnet", subnet="10.4.0.0/16", ips=["10.4.0.5-10.4.0.9"], gateway="10.4.0.1")
+    for name in ("x", "y", "z"):
+        node.world.pod(name, Owner("ReplicaSet", "web-1"), subnet={"ipv4": ["s", "t"]}, ippool_ip_number="+0")
+    first = node.add("x")
+    assert [ip.address for ip in first.ips] == ["10.3.0.5/24"]
+    assert [ip.address for ip in node.add("y").ips] == ["10.4.0.5/16"]
+    node.plugin.check(node.conf(prev=first), Holder("x", "eth0"), {})
+    assert node.add("x") == first
+    node.delete("x")
+    assert node.address("z") == "10.3.0.5"
+
+
 # -- other verbs -------------------------------------------------------------------------------------------------------
 
 

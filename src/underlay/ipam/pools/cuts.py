@@ -68,10 +68,12 @@ def of_row(columns: tuple[object, ...]) -> Cut | None:
     return Cut(str(name), str(subnet), family, str(application), whole, count, bool(flexible), bool(reclaim))
 
 
-def name_of(subject: Subject, ifname: str, family: int) -> str:
-    """The name of the pool of the pod's application for a NIC."""
+def name_of(subject: Subject, ifname: str, family: int, subnet: str) -> str:
+    """The name of the pool of the pod's application for a NIC in one subnet: what is held of a pool keeps its prefix
+    and gateway when the application goes on in another.
+    """
     kind, name = subject.application
-    digest = hashlib.sha256(f"{kind}/{subject.namespace}/{name}/{ifname}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{kind}/{subject.namespace}/{name}/{ifname}/{subnet}".encode()).hexdigest()[:8]
     return f"auto{family}-{name[:40]}-{ifname}-{digest}"
 
 
@@ -139,17 +141,16 @@ class Cuts:
     def _serve(
         self, choice: Choice, subject: Subject, who: Lease, family: int, catalogue: Catalogue, leases: Leases
     ) -> Pool:
-        name = name_of(subject, who.ifname, family)
         number = choice.number
         assert number is not None, "rule 1 always gives one"
-        held = sum(1 for lease in leases.everything() if lease.pool == name and not _waits_for(lease, who))
-        wanted = held + 1 + number.count if number.flexible else number.count
+        known = [lease for lease in leases.everything() if not _waits_for(lease, who)]
         application = "/".join((subject.application[0], subject.namespace, subject.application[1]))
         for subnet_name in choice.subnets[family]:
             subnet = catalogue.subnets[subnet_name]
+            name = name_of(subject, who.ifname, family, subnet_name)
+            held = sum(1 for lease in known if lease.pool == name)
+            wanted = held + 1 + number.count if number.flexible else number.count
             cut = self._known.get(name)
-            if cut is not None and cut.subnet != subnet_name:
-                cut = None  # its annotation has changed: what is held of the old one stays held
             if cut is None:
                 cut = Cut(name, subnet_name, family, application, (), number.count, number.flexible, choice.reclaim)
             cut = replace(cut, count=number.count, flexible=number.flexible, reclaim=choice.reclaim)
