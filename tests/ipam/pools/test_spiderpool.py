@@ -336,6 +336,24 @@ def test_an_applications_pool_does_not_end_under_its_first_pod(node: Node) -> No
     assert node.plugin.cuts.pools(node.world.seen) == []
 
 
+def test_a_flexible_pool_grows_with_pods_that_are_attached_at_the_same_time(node: Node) -> None:
+    names, given = [f"w{n}" for n in range(4)], []
+
+    class Meanwhile(Wire):
+        def conflicts(self, conf: object, addresses: Sequence[str], deadline: float) -> Mapping[str, str]:
+            if names:
+                given.append(node.address(names.pop(), detectIPConflict=True))
+            return {}
+
+    node.world.define("s", "SpiderSubnet", subnet="10.3.0.0/16", ips=["10.3.0.1-10.3.0.9"])
+    for name in names:
+        node.world.pod(name, Owner("ReplicaSet", "web-1"), subnet={"ipv4": ["s"]}, ippool_ip_number="+1")
+    node.wire = Meanwhile()
+    node.restart()
+    given.append(node.address(names.pop(), detectIPConflict=True))
+    assert sorted(given) == ["10.3.0.1", "10.3.0.2", "10.3.0.3", "10.3.0.4"]
+
+
 def test_an_application_that_outgrows_a_subnet_goes_on_in_the_next_and_the_first_stays_as_it_is(node: Node) -> None:
     node.world.define("s", "SpiderSubnet", subnet="10.3.0.0/24", ips=["10.3.0.5"], gateway="10.3.0.1")
     node.world.define("t", "SpiderSubnet", subnet="10.4.0.0/16", ips=["10.4.0.5-10.4.0.9"], gateway="10.4.0.1")

@@ -82,9 +82,7 @@ class Cuts:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._lock = threading.Lock()
-        self._counting = threading.Lock()  # the other one is held while the disk writes
-        self._choosing = 0
+        self._lock = threading.RLock()
         self._known = {cut.name: cut for columns in journal.cuts() if (cut := of_row(columns)) is not None}
 
     def pools(self, catalogue: Catalogue) -> list[Pool]:
@@ -94,14 +92,9 @@ class Cuts:
 
     @contextmanager
     def choosing(self) -> Iterator[None]:
-        """No cut ends meanwhile: what :meth:`serve` has given is there until an address of it is taken."""
-        with self._counting:
-            self._choosing += 1
-        try:
+        """No cut ends or is shared out to others between :meth:`serve` and the taking of an address from it."""
+        with self._lock:
             yield
-        finally:
-            with self._counting:
-                self._choosing -= 1
 
     def follow(self, catalogue: Catalogue, leases: Leases) -> None:
         """From now on these pools count, and the cuts as they are."""
@@ -127,9 +120,7 @@ class Cuts:
     def tidy(self, leases: Leases, catalogue: Catalogue) -> list[str]:
         """End the cuts that no lease is left of and that are to be reclaimed; returns their names."""
         with self._lock:
-            if self._choosing:
-                return []
-            used = leases.pools_in_use()
+            used = {lease.pool for lease in leases.taken()}
             gone = [cut.name for cut in self._known.values() if cut.reclaim and cut.name not in used]
             for name in gone:
                 self._journal.forget_cut(name)
@@ -143,7 +134,7 @@ class Cuts:
     ) -> Pool:
         number = choice.number
         assert number is not None, "rule 1 always gives one"
-        known = [lease for lease in leases.everything() if not _waits_for(lease, who)]
+        known = [lease for lease in leases.taken() if not _waits_for(lease, who)]
         application = "/".join((subject.application[0], subject.namespace, subject.application[1]))
         for subnet_name in choice.subnets[family]:
             subnet = catalogue.subnets[subnet_name]

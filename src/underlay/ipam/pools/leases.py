@@ -199,10 +199,10 @@ class Leases:
         with self._lock:
             return self._spaces[pool.family].room(pool.name)
 
-    def pools_in_use(self) -> set[str]:
-        """The pools that an address is held, kept or pending of."""
+    def taken(self) -> list[Lease]:
+        """Every lease, those too that are pending or on their way back."""
         with self._lock:
-            return {lease.pool for space in self._spaces.values() for lease in space.taken.values()}
+            return [lease for space in self._spaces.values() for lease in space.taken.values()]
 
     def release_all(self, which: Callable[[Lease], bool]) -> list[Lease]:
         """Give back every held lease that ``which`` names. Raises StateUnwritable."""

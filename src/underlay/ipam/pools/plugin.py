@@ -10,6 +10,7 @@ Budget: 150 µs without the probe, however many addresses are taken.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, Protocol
 
 from underlay.cni.address import Address, parse
@@ -106,7 +107,7 @@ class Spiderpool(sections.Parsing):
         held = self.leases.of(*holder)
         if not held:
             who = self._who(conf, holder, subject, args)
-            with self.cuts.choosing():
+            with self.cuts.choosing() if choice.subnets else nullcontext():
                 pools = self._pools(choice, subject, who, catalogue)
                 check_count(conf.version, list(pools))
                 pending = self._take(who, pools, deadline)
