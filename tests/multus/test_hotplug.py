@@ -241,6 +241,20 @@ def test_a_pod_that_is_deleted_while_its_change_waits_is_attached_to_nothing(nod
     assert node.status("default", "web") is None
 
 
+def test_a_pod_that_is_deleted_right_after_its_change_gets_no_status_back(node, kind, pod, monkeypatch):
+    add(node, pod, "a")
+    whole = node.engine.whole
+
+    def a_delete_comes_first(*asked):
+        monkeypatch.setattr(node.engine, "whole", whole)
+        assert node.call("DEL", conf(), netns=pod.path, args=args("web")) == (True, None)
+        return whole(*asked)
+
+    monkeypatch.setattr(node.engine, "whole", a_delete_comes_first)
+    change(node, "b")
+    assert node.status("default", "web") is None
+
+
 def test_a_delete_that_was_spooled_before_a_change_takes_what_came_by_it_too(node, kind, pod):
     add(node, pod, "a")
     spooled = time.time_ns()

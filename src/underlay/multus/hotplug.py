@@ -116,6 +116,8 @@ class HotPlug:
 
     def _publish(self, sandbox: Sandbox, origin: Origin, pod: Pod) -> None:
         whole = self._engine.whole(sandbox.container_id, origin)
+        if not whole:
+            return  # a DEL came after, and has withdrawn the status
         attachments = [replace(each, info_file=str(each.runtime.get(INFO_FILE, ""))) for each, _ in whole]
         self._multus.publish(pod, attachments, [result for _, result in whole])
 
