@@ -16,16 +16,20 @@ DEV := $(VENV)/.dev-$(PROJECT)
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test lint bench wheel clean packages-demo packages-test
+.PHONY: help demo test test-vm lint bench wheel clean packages-demo packages-test
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: packages-demo $(RUNTIME) $(SHIM) ## pods on the two networks of the underlay, before and after (as root)
 	@$(BIN)/underlay lab
 
 test: packages-test lint $(SHIM) ## lint, then every test, on the real kernel in throw-away namespaces (as root)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests
+	@$(BIN)/python -m tests.vm
+
+test-vm: packages-test $(DEV) $(SHIM) ## the tests on real virtual functions alone, in a virtual machine (a part of test)
+	@$(BIN)/python -m tests.vm $(ARGUMENTS)
 
 lint: $(DEV) ## format, style, types, layers and budgets
 	@$(BIN)/ruff check src shim tests bench hatch_build.py

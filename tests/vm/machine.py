@@ -1,0 +1,140 @@
+"""A virtual machine with an SR-IOV NIC that runs one command in the host's file system, read-only, and ends.
+
+    0000:00:04.0  igb, 7 VFs ──┐
+                               ├ one wire, a hub in QEMU
+    0000:00:05.0  virtio ──────┘  the LAN's side
+    0000:00:06.0  igb, 7 VFs, a wire of its own
+
+KVM where it works, else QEMU's own translation (5 times slower). Every wait has an end, and so has the process.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from tests.vm.image import CACHE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.vm.image import Image
+
+EXCHANGE = CACHE / "exchange"
+CONSOLE = CACHE / "console"
+QEMU_WORDS = CACHE / "qemu.log"
+ALIVE_SECONDS = 8.0
+MEMORY = "2048M"
+
+
+class Failed(Exception):
+    """The machine did not do what it was started for."""
+
+
+def run(image: Image, command: str, *, seconds: float, show: Callable[[bytes], object]) -> int:
+    """Run a shell command in the machine; ``show`` gets its output as it comes. Returns its exit status.
+
+    Raises Failed where the machine does not start, or does not end in time.
+    """
+    until = time.monotonic() + seconds
+    EXCHANGE.mkdir(exist_ok=True)
+    (EXCHANGE / "run").write_text(command)
+    (EXCHANGE / "status").unlink(missing_ok=True)
+    for accelerator in _accelerators():
+        CONSOLE.write_bytes(b"")
+        with open(QEMU_WORDS, "wb") as words:
+            process = subprocess.Popen(
+                _argv(image, accelerator), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=words,
+                env=os.environ | image.env,
+            )  # fmt: skip
+        try:
+            if accelerator == "kvm" and not _comes_alive(process):
+                _kvm_verdict().write_text("hangs")
+                continue
+            _relay(process, until, show)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        return _status(accelerator)
+    raise AssertionError("no accelerator left")
+
+
+def _accelerators() -> list[str]:
+    """What to try, in order. A KVM that hangs is remembered until the next boot."""
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and not _kvm_verdict().exists()
+    return ["kvm", "tcg,thread=multi"] if usable else ["tcg,thread=multi"]
+
+
+def _kvm_verdict() -> os.PathLike[str]:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return CACHE / f"kvm-{file.read().strip()}"
+
+
+def _comes_alive(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the machine's first process speaks in time."""
+    until = time.monotonic() + ALIVE_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        if b"alive" in CONSOLE.read_bytes():
+            return True
+        time.sleep(0.05)  # QEMU tells nobody when it writes to the file
+    return False
+
+
+def _relay(process: subprocess.Popen[bytes], until: float, show: Callable[[bytes], object]) -> None:
+    """Hand the output on until the machine ends; raises Failed at the deadline."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise Failed(f"it did not end in time; its console says: {_console()}")
+            if selector.select(left):
+                told = os.read(process.stdout.fileno(), 65536)
+                if not told:
+                    return
+                show(told.replace(b"\r", b""))
+
+
+def _status(accelerator: str) -> int:
+    try:
+        return int((EXCHANGE / "status").read_text())
+    except (OSError, ValueError) as fault:
+        raise Failed(f"it ended without a word (accelerator {accelerator}); its console says: {_console()}") from fault
+
+
+def _console() -> str:
+    return "".join(path.read_text(errors="replace")[-1500:] for path in (QEMU_WORDS, CONSOLE))
+
+
+def _argv(image: Image, accelerator: str) -> list[str]:
+    nics = ["hubport,id=pf,hubid=0", "hubport,id=lan,hubid=0", "hubport,id=other,hubid=1"]
+    devices = ["igb,netdev=pf,addr=4", "virtio-net-pci,netdev=lan,addr=5,romfile=", "igb,netdev=other,addr=6"]
+    argv = [
+        str(image.qemu),
+        "-machine",
+        "q35",
+        "-accel",
+        accelerator,
+        "-cpu",
+        "host" if accelerator == "kvm" else "max",
+    ]
+    argv += ["-smp", str(min(os.cpu_count() or 1, 4)), "-m", MEMORY, "-nodefaults", "-display", "none", "-no-reboot"]
+    for directory in image.data:
+        argv += ["-L", str(directory)]
+    argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
+    argv += ["-append", "console=ttyS0 edd=off panic=-1 quiet net.ifnames=0 vfio.enable_unsafe_noiommu_mode=1"]
+    argv += ["-serial", f"file:{CONSOLE}", "-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]
+    shared = "security_model=none,multidevs=remap"
+    argv += ["-virtfs", f"local,path=/,mount_tag=root,readonly=on,{shared}"]
+    argv += ["-virtfs", f"local,path={EXCHANGE},mount_tag=exchange,{shared}"]
+    for nic in nics:
+        argv += ["-netdev", nic]
+    for device in devices:
+        argv += ["-device", device]
+    return argv
