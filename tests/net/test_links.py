@@ -5,6 +5,7 @@ import pytest
 from underlay.errors import KernelError
 from underlay.net import addr, link, netconf
 from underlay.net.netns import Namespace
+from underlay.net.veth import create as create_veth
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def sandbox(pod):
 
 def veth(**changes):
     ends = {"name": "a0", "mac": "02:00:00:00:00:0a", "peer_name": "a1", "peer_mac": "02:00:00:00:00:0b"}
-    return link.create_veth(**{**ends, "mtu": 1450, "peer_netns_fd": None, **changes})
+    return create_veth(**{**ends, "mtu": 1450, "peer_netns_fd": None, **changes})
 
 
 def test_links_are_read_as_iproute2_shows_them(uplink, lan, node):

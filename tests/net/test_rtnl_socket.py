@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from underlay.errors import KernelError
-from underlay.net import addr, link, netlink, route
+from underlay.net import addr, link, netlink, route, veth
 from underlay.net.netlink import HEADER, Message
 from underlay.net.netns import Namespace
 from underlay.net.rtnl import Rtnl
@@ -83,7 +83,7 @@ def test_many_gets_are_answered_in_order(node):
 def test_a_change_among_gets_is_carried_out_before_the_next_get(uplink, node):
     made = link.make(
         node.rtnl,
-        link.create_veth(
+        veth.create(
             name="a0", mac=link.random_mac(), peer_name="a1", peer_mac=link.random_mac(), mtu=1400, peer_netns_fd=None
         ),
         "a0",

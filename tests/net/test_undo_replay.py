@@ -6,7 +6,7 @@ import itertools
 import msgspec
 import pytest
 
-from underlay.net import addr, link, neigh, route, rule
+from underlay.net import addr, link, neigh, route, rule, veth
 from underlay.net.netns import Namespace
 from underlay.net.replay import replay
 from underlay.net.undo import (
@@ -40,7 +40,7 @@ def sandbox(pod):
 def attach(node, sandbox):
     """What an ADD of macvlan and veth does, act by act: (undo entries, do) of each, to be carried out in this order."""
     parent = link.index_of(node.rtnl, "eth0")
-    veth = link.create_veth(
+    pair = veth.create(
         name="vethpod", mac=HOST_MAC, peer_name="veth0", peer_mac=POD_MAC, mtu=1500, peer_netns_fd=sandbox.fd
     )
     macvlan = link.create_macvlan(name="net1", parent=parent, mode="bridge", mac=NIC_MAC, netns_fd=sandbox.fd)
@@ -51,7 +51,7 @@ def attach(node, sandbox):
     yield [], lambda: sandbox.rtnl.batch(up)
     yield (
         [DropLink("host", "vethpod", mac=HOST_MAC), DropLink("pod", "veth0", mac=POD_MAC)],
-        lambda: node.rtnl.batch([veth]),
+        lambda: node.rtnl.batch([pair]),
     )
     here, there = link.index_of(node.rtnl, "vethpod"), link.index_of(sandbox.rtnl, "veth0")
     yield [], lambda: sandbox.rtnl.batch([link.change(index=there, up=True)])
@@ -219,7 +219,7 @@ def test_links_of_both_namespaces_go_whatever_else_fails(uplink, pod, node, sand
 def test_several_host_links_go_together(uplink, node):
     names = [f"v{number}" for number in range(4)]
     for name in names:
-        creation = link.create_veth(name=name, mac="", peer_name=f"p{name}", peer_mac="", mtu=1500, peer_netns_fd=None)
+        creation = veth.create(name=name, mac="", peer_name=f"p{name}", peer_mac="", mtu=1500, peer_netns_fd=None)
         node.rtnl.batch([creation])
     entries = [DropLink("host", name, kind="veth") for name in names]
     assert replay(entries, host=node, pod=None) == []

@@ -52,19 +52,18 @@ IFLA_MTU = 4
 IFLA_LINK = 5
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
+IFLA_IFALIAS = 20
 IFLA_VFINFO_LIST = 22
 IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
 IFLA_EXT_MASK = 29
-IFLA_NUM_TX_QUEUES = 31
-IFLA_NUM_RX_QUEUES = 32
 IFLA_LINK_NETNSID = 37
 IFLA_ALT_IFNAME = 53
+IFLA_PARENT_DEV_NAME = 56
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
 IFLA_MACVLAN_MODE = 1
 IFLA_MACVLAN_BC_QUEUE_LEN = 7
-VETH_INFO_PEER = 1
 
 _RTEXT_FILTER_VF = 1 << 0
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
@@ -75,15 +74,11 @@ MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 _MACVLAN_MODE_NAMES = {value: name for name, value in MACVLAN_MODES.items()} | {16: "source"}
 
 # family u8, pad, hardware type u16, index s32, flags u32, mask of flags to change u32
-_IFINFOMSG = struct.Struct("=BxHiII")
+IFINFOMSG = struct.Struct("=BxHiII")
 _NO_STATS = attribute_u32(IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
 _WITH_VFS = attribute_u32(IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS | _RTEXT_FILTER_VF)
-_ANY = _IFINFOMSG.pack(0, 0, 0, 0, 0)
+_ANY = IFINFOMSG.pack(0, 0, 0, 0, 0)
 _MACVLAN_KIND = attribute_text(IFLA_INFO_KIND, "macvlan")
-_VETH_KIND = attribute_text(IFLA_INFO_KIND, "veth")
-# A veth has as many queues as the machine may have CPUs, each with its sysfs directories, and uses them for XDP alone.
-# One queue: a sixth less time to make a pair on 2 CPUs, more on more.
-_ONE_QUEUE = attribute_u32(IFLA_NUM_TX_QUEUES, 1) + attribute_u32(IFLA_NUM_RX_QUEUES, 1)
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -91,7 +86,9 @@ class Link(msgspec.Struct, frozen=True):
 
     ``kind`` is "" for hardware and the loopback; ``parent`` (IFLA_LINK) is the index of a macvlan's parent or a veth's
     peer, in the namespace ``parent_nsid`` (as this one numbers it) when that is not None; ``master`` the bridge or VRF
-    it is enslaved to; ``macvlan_mode`` is "" for other kinds; ``vfs`` are read only when asked for.
+    it is enslaved to; ``macvlan_mode`` is "" for other kinds; ``alias`` is a free text that goes with the device from
+    one namespace to another; ``device`` is the hardware's name on its bus, a PCI address mostly ("" before Linux 5.14);
+    ``vfs`` are read only when asked for.
     """
 
     index: int
@@ -106,6 +103,8 @@ class Link(msgspec.Struct, frozen=True):
     parent_nsid: int | None = None
     macvlan_mode: str = ""
     group: int = 0
+    alias: str = ""
+    device: str = ""
     vfs: tuple[Vf, ...] = ()
 
     @property
@@ -116,7 +115,7 @@ class Link(msgspec.Struct, frozen=True):
 
 def parse(body: bytes) -> Link:
     """The link in the body of an RTM_NEWLINK. Raises Malformed."""
-    _, _, index, flags, _ = fixed(_IFINFOMSG, body)
+    _, _, index, flags, _ = fixed(IFINFOMSG, body)
     told = attributes(body, 16)
     kind = mode = ""
     if IFLA_LINKINFO in told:
@@ -139,6 +138,8 @@ def parse(body: bytes) -> Link:
         parent_nsid=_number(told, IFLA_LINK_NETNSID),
         macvlan_mode=mode,
         group=integer(told.get(IFLA_GROUP, b"")),
+        alias=text(told.get(IFLA_IFALIAS, b"")),
+        device=text(told.get(IFLA_PARENT_DEV_NAME, b"")),
         vfs=parse_vfs(vfs) if vfs else (),
     )
 
@@ -168,7 +169,7 @@ def get_index(rtnl: Rtnl, index: int, *, vfs: bool = False) -> Link | None:
 
 def index_message(index: int, *, vfs: bool = False) -> Message:
     """The get of one link by its index; for :meth:`Rtnl.requests`."""
-    body = _IFINFOMSG.pack(0, 0, index, 0, 0) + (_WITH_VFS if vfs else _NO_STATS)
+    body = IFINFOMSG.pack(0, 0, index, 0, 0) + (_WITH_VFS if vfs else _NO_STATS)
     return Message(RTM_GETLINK, 0, body, f"find link #{index}")
 
 
@@ -266,52 +267,13 @@ def create_macvlan(
     if bcqueuelen is not None:
         data += attribute_u32(IFLA_MACVLAN_BC_QUEUE_LEN, bcqueuelen)
     body = (
-        _IFINFOMSG.pack(0, 0, index, 0, 0)
+        IFINFOMSG.pack(0, 0, index, 0, 0)
         + attribute_text(IFLA_IFNAME, name)
         + attribute_u32(IFLA_LINK, parent)
-        + _settings(mac, mtu, netns_fd)
+        + settings(mac, mtu, netns_fd)
         + nest(IFLA_LINKINFO, _MACVLAN_KIND + nest(IFLA_INFO_DATA, data))
     )
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"create macvlan {name} on", parent)
-
-
-def create_veth(  # noqa: PLR0913 - two devices, all by keyword
-    *,
-    name: str,
-    mac: str,
-    peer_name: str,
-    peer_mac: str,
-    mtu: int,
-    peer_netns_fd: int | None,
-    netns_fd: int | None = None,
-    up: bool = True,
-    index: int = 0,
-    peer_index: int = 0,
-) -> Message:
-    """Make a veth pair, each end in its namespace, with its MAC and the MTU: one message.
-
-    ``up`` is of ``name``'s end: the kernel makes the peer first, and refuses to bring up an end that is still alone
-    (veth_open: ENOTCONN). Explicit MACs keep systemd-udevd's MACAddressPolicy from changing them later. Indexes may be
-    chosen, both or none (the kernel passes a peer's alone over); one that is taken gives EEXIST or EBUSY.
-    Raises ValueError for a bad MAC.
-    """
-    flags = IFF_UP if up else 0
-    head = _IFINFOMSG.pack(0, 0, index, flags, flags)
-    peer = (
-        _IFINFOMSG.pack(0, 0, peer_index, 0, 0)
-        + attribute_text(IFLA_IFNAME, peer_name)
-        + _ONE_QUEUE
-        + _settings(peer_mac, mtu, peer_netns_fd)
-    )
-    data = nest(IFLA_INFO_DATA, nest(VETH_INFO_PEER, peer))
-    body = (
-        head
-        + attribute_text(IFLA_IFNAME, name)
-        + _ONE_QUEUE
-        + _settings(mac, mtu, netns_fd)
-        + nest(IFLA_LINKINFO, _VETH_KIND + data)
-    )
-    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"create veth pair {name} - {peer_name}")
 
 
 def change(  # noqa: PLR0913 - the settings of a link, all by keyword
@@ -325,8 +287,12 @@ def change(  # noqa: PLR0913 - the settings of a link, all by keyword
     netns_fd: int | None = None,
     group: int | None = None,
     promisc: bool | None = None,
+    alias: str | None = None,
 ) -> Message:
     """Change a link, found by ``index`` or ``name``; what is left out stays as it is.
+
+    The move to another namespace comes first, closes the device, and gives it ``new_name`` there: a name that is taken
+    where it comes from does not matter (do_setlink, dev_change_net_namespace).
 
     Raises ValueError for a bad MAC, and for a new name without an index.
     """
@@ -335,15 +301,17 @@ def change(  # noqa: PLR0913 - the settings of a link, all by keyword
         flags, mask = (IFF_UP if up else 0), IFF_UP
     if promisc is not None:
         flags, mask = flags | (IFF_PROMISC if promisc else 0), mask | IFF_PROMISC
-    body = _IFINFOMSG.pack(0, 0, index, flags, mask)
+    body = IFINFOMSG.pack(0, 0, index, flags, mask)
     # The kernel finds the link by IFLA_IFNAME when the index is 0, and renames it to IFLA_IFNAME otherwise.
     if new_name and not index:
         raise ValueError("a link is renamed by its index")
     if new_name or not index:
         body += attribute_text(IFLA_IFNAME, new_name or name)
-    body += _settings(mac, mtu, netns_fd)
+    body += settings(mac, mtu, netns_fd)
     if group is not None:
         body += attribute_u32(IFLA_GROUP, group)
+    if alias is not None:
+        body += attribute(IFLA_IFALIAS, alias.encode())  # without a byte it is removed
     return Message(RTM_SETLINK, 0, body, f"change link {name}" if name else "change link", index)
 
 
@@ -352,7 +320,7 @@ def delete(*, index: int = 0, name: str = "") -> Message:
 
     The kernel waits 16-32 ms for RCU: delete several by :func:`delete_group`.
     """
-    body = _IFINFOMSG.pack(0, 0, index, 0, 0)
+    body = IFINFOMSG.pack(0, 0, index, 0, 0)
     if not index:
         body += attribute_text(IFLA_IFNAME, name)
     return Message(RTM_DELLINK, 0, body, f"delete link {name}" if name else "delete link", index)
@@ -379,7 +347,8 @@ def delete_group(rtnl: Rtnl, indexes: Sequence[int]) -> None:
     rtnl.batch(group_deletion(indexes), tolerate=frozenset((errno.ENODEV,)))
 
 
-def _settings(mac: str, mtu: int, netns_fd: int | None) -> bytes:
+def settings(mac: str, mtu: int, netns_fd: int | None) -> bytes:
+    """The attributes that links of every kind have. Raises ValueError for a bad MAC."""
     body = attribute(IFLA_ADDRESS, pack_mac(mac)) if mac else b""
     if mtu:
         body += attribute_u32(IFLA_MTU, mtu)

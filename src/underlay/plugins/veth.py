@@ -23,6 +23,7 @@ from underlay.cni.result import Interface, Result
 from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, KernelError, LimitedConnectivity, UnderlayError
 from underlay.net import link, neigh, replay, route
 from underlay.net.undo import DropLink, DropNeighbour, DropRoute, DropRule
+from underlay.net.veth import create as create_veth
 from underlay.plugins import chained, chained_nic, hijack, ip_stack, migrate, nic_table, node_address, pod_view, wiring
 from underlay.plugins.migrate import Migration
 
@@ -226,7 +227,7 @@ def _explained(error: KernelError, pair: Pair, host: Namespace) -> UnderlayError
 
 
 def _creation(pair: Pair, pod: Namespace) -> Message:
-    return link.create_veth(
+    return create_veth(
         name=pair.host_name,
         mac=pair.host_mac,
         index=pair.host_index,
