@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from underlay.errors import KernelError
-from underlay.net import addr, link, neigh, route, rule
+from underlay.net import addr, link, neigh, route, rule, vf_restore
 from underlay.net.netlink import Malformed, Message, pack_cidr, unpack_address
 from underlay.net.undo import (
     DropAddress,
@@ -22,6 +22,7 @@ from underlay.net.undo import (
     DropRule,
     PutRoute,
     RestoreMac,
+    RestoreVf,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def replay(entries: Sequence[msgspec.Struct], *, host: Namespace, pod: Namespace
         mine = [entry for entry in newest_first if getattr(entry, "where", "") == where]
         if ns is not None and mine:
             failed += _replay_in(ns.rtnl, mine)
+    for entry in dict.fromkeys(newest_first):
+        if isinstance(entry, RestoreVf):
+            failed += vf_restore.restore(entry, host=host, pod=pod)
     return failed
 
 

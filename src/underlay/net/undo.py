@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from underlay.net.vf import Vf  # noqa: TC001 - msgspec reads the annotation
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -96,7 +98,33 @@ class DropIdleRule(msgspec.Struct, frozen=True, tag="idle-rule"):
     priority: int
 
 
-Entry = DropLink | DropRoute | PutRoute | DropRule | DropNeighbour | DropAddress | RestoreMac | DropIdleRule
+class VfNic(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A virtual function's NIC as the node had it."""
+
+    name: str
+    mac: str
+    mtu: int
+    up: bool = False
+    alias: str = ""
+
+
+class RestoreVf(msgspec.Struct, frozen=True, tag="vf", omit_defaults=True):
+    """Give a virtual function (PCI address ``device``, VF ``number`` of the NIC ``pf`` at ``pf_device``) the settings
+    ``old``, and its NIC, if it has one, to the node as it was, wherever it is now.
+
+    Whoever has such an entry in the ledger has the device: nobody else touches it meanwhile.
+    """
+
+    where: Where
+    device: str
+    pf: str
+    pf_device: str
+    number: int
+    old: Vf
+    nic: VfNic | None = None
+
+
+Entry = DropLink | DropRoute | PutRoute | DropRule | DropNeighbour | DropAddress | RestoreMac | DropIdleRule | RestoreVf
 
 
 class UndoLog:

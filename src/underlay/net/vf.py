@@ -145,6 +145,37 @@ def change(*, pf: int, number: int, settings: VfSettings) -> Message:
     return Message(_RTM_SETLINK, 0, body, f"set VF {number} of", pf)
 
 
+def steps(now: Vf, wanted: VfSettings) -> list[tuple[str, VfSettings]]:
+    """What is different, one setting at a time under its name, so that a refusal can be laid to one of them.
+
+    A rate that is left out stays as it is.
+    """
+    found: list[tuple[str, VfSettings]] = []
+    if wanted.mac is not None and wanted.mac != now.mac:
+        found.append(("mac", VfSettings(mac=wanted.mac)))
+    if wanted.vlan is not None and (wanted.vlan, wanted.qos, wanted.vlan_proto) != (now.vlan, now.qos, now.vlan_proto):
+        found.append(("vlan", VfSettings(vlan=wanted.vlan, qos=wanted.qos, vlan_proto=wanted.vlan_proto)))
+    if wanted.spoofchk not in (None, now.spoofchk):
+        found.append(("spoofchk", VfSettings(spoofchk=wanted.spoofchk)))
+    if wanted.trust not in (None, now.trust):
+        found.append(("trust", VfSettings(trust=wanted.trust)))
+    if wanted.link_state not in (None, now.link_state):
+        found.append(("link_state", VfSettings(link_state=wanted.link_state)))
+    low = now.min_tx_rate if wanted.min_tx_rate is None else wanted.min_tx_rate
+    high = now.max_tx_rate if wanted.max_tx_rate is None else wanted.max_tx_rate
+    if (low, high) != (now.min_tx_rate, now.max_tx_rate):
+        found.append(("rate", VfSettings(min_tx_rate=low, max_tx_rate=high)))
+    return found
+
+
+def as_settings(vf: Vf) -> VfSettings:
+    """What makes a virtual function what ``vf`` is; what the driver did not tell is left alone."""
+    return VfSettings(
+        vf.mac or None, vf.vlan, vf.qos, vf.vlan_proto, vf.spoofchk, vf.trust, vf.link_state,
+        vf.min_tx_rate, vf.max_tx_rate,
+    )  # fmt: skip
+
+
 def _vlan(number: int, vlan: int, qos: int, proto: str) -> bytes:
     if proto not in VLAN_PROTOCOLS:
         raise ValueError(f"{proto!r} is no VLAN protocol: {', '.join(VLAN_PROTOCOLS)}")
