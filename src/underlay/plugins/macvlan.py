@@ -9,26 +9,20 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from underlay.cni import config
-from underlay.cni.result import Interface, Result
-from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, KernelError, NotAvailable, ParentMissing
+from underlay.errors import CheckFailed, InvalidConfig, KernelError, NotAvailable, ParentMissing
 from underlay.net import link, route
 from underlay.net.undo import DropLink
-from underlay.plugins import hwaddr, ip_stack, layer3
-from underlay.plugins.chained import host_addresses
+from underlay.plugins import own_nic
 
 if TYPE_CHECKING:
+    from underlay.cni.result import Result
     from underlay.net.netns import Namespace
     from underlay.plugins.context import Call, Context, Plugin
-
-# IPAM plugins that speak on the NIC itself, so that it must be there before them.
-_IPAM_ON_THE_WIRE: Final = frozenset({"dhcp"})
-_LEAST_MTU: Final = 68  # RFC 791; the kernel takes IPv4 off a NIC below it
-_LEAST_MTU_IPV6: Final = 1280  # RFC 8200 section 5
 
 
 class _Keys(msgspec.Struct, frozen=True):
@@ -77,34 +71,21 @@ class Macvlan:
         pod = ctx.sandbox()
         parent = _parent(settings, pod if settings.in_pod else ctx.host)
         _check_mtu(settings, parent)
-        addressed: Result | None = None
-        if call.conf.ipam_type and call.conf.ipam_type not in _IPAM_ON_THE_WIRE:
-            addressed = _allocate(call, parent, settings, ctx)
+        addressed = own_nic.allocate_before(call, ctx)
+        own_nic.check_mtu(addressed, settings.mtu, parent)
         made = _make(call.ifname, settings, parent, ctx)
-        if call.conf.ipam_type and addressed is None:
-            addressed = _allocate(call, parent, settings, ctx)
-        _configure(made, settings, addressed, ctx)
-        return _result(call, made, addressed)
+        addressed = own_nic.allocate_behind(call, ctx) or addressed
+        own_nic.check_mtu(addressed, settings.mtu, parent)
+        own_nic.configure(made, addressed, ctx, accept_ra=settings.accept_ra)
+        return own_nic.result(call, made, addressed)
 
     def check(self, call: Call, ctx: Context) -> None:
         """Compare the link with the configuration and with prevResult; ask IPAM."""
         settings = parse(call)
         pod = ctx.sandbox()
-        prev = call.conf.prev
-        if prev is None:
-            raise InvalidConfig('"prevResult" is missing: CHECK compares with it')
-        if call.conf.ipam_type:
-            ctx.ipam.check(call)
-        position = _position(prev, call)
-        nic = link.get(pod.rtnl, call.ifname)
-        if nic is None:
-            raise CheckFailed(f"the pod has no NIC {call.ifname} any more")
+        nic = own_nic.find(call, ctx)
         _check_link(nic, settings, _parent(settings, pod if settings.in_pod else ctx.host) if settings.master else None)
-        wanted = prev.interfaces[position].mac.lower()
-        if wanted and nic.mac != wanted:
-            raise CheckFailed(f"{nic.name} has hardware address {nic.mac}, not {wanted}")
-        layer3.check_addresses(pod, nic, prev, position)
-        layer3.check_routes(pod, nic, prev)
+        own_nic.check(nic, settings.mtu, call, ctx)
 
     def delete(self, call: Call, ctx: Context) -> None:
         """Give the addresses back and delete the link."""
@@ -143,39 +124,19 @@ def parse(call: Call) -> Settings:
     for key in ("mtu", "bcqueuelen"):
         if (getattr(keys, key) or 0) < 0:
             raise InvalidConfig(f'"{key}" {getattr(keys, key)} is negative')
-    if 0 < (keys.mtu or 0) < _LEAST_MTU:
-        raise InvalidConfig(f'"mtu" {keys.mtu} is less than {_LEAST_MTU}, the least that IPv4 works with')
+    if 0 < (keys.mtu or 0) < own_nic.LEAST_MTU:
+        raise InvalidConfig(f'"mtu" {keys.mtu} is less than {own_nic.LEAST_MTU}, the least that IPv4 works with')
     if (keys.bcqueuelen or 0) >= 1 << 32:
         raise InvalidConfig(f'"bcqueuelen" {keys.bcqueuelen} is larger than 4294967295')
     return Settings(
         master=keys.master or "",
         mode=mode,
         mtu=keys.mtu or 0,
-        mac=_requested_mac(call, keys.mac),
+        mac=own_nic.requested_mac(call, keys.mac),
         in_pod=bool(keys.link_in_container),
         bcqueuelen=keys.bcqueuelen or None,
         accept_ra=bool(keys.accept_ra),
     )
-
-
-def _requested_mac(call: Call, own: str | None) -> str:
-    """The hardware address asked for: the runtime's before ``args``, CNI_ARGS and the configuration's own."""
-    sources = (
-        ("runtimeConfig.mac", call.conf.runtime.get("mac")),
-        ("args.cni.mac", call.conf.cni_args.get("mac")),
-        ("CNI_ARGS MAC", call.args.get("MAC")),
-        ("mac", own),
-    )
-    for place, value in sources:
-        if not value:
-            continue
-        if not isinstance(value, str):
-            raise InvalidConfig(f'"{place}" is no string')
-        try:
-            return hwaddr.parse(value)
-        except ValueError as error:
-            raise InvalidConfig(f'"{place}" {error}') from error
-    return ""
 
 
 def _parent(settings: Settings, where: Namespace) -> link.Link:
@@ -200,26 +161,13 @@ def _check_mtu(settings: Settings, parent: link.Link) -> None:
         raise InvalidConfig(f'"mtu" {settings.mtu} is larger than the {parent.mtu} of {parent.name}')
 
 
-def _allocate(call: Call, parent: link.Link, settings: Settings, ctx: Context) -> Result:
-    addressed = ctx.ipam.add(call)
-    if not addressed.ips:
-        raise InvalidConfig(
-            f'"ipam" ({call.conf.ipam_type}) gave no address', hint='Leave "ipam" out for a NIC without addresses.'
-        )
-    mtu = settings.mtu or parent.mtu
-    if mtu < _LEAST_MTU_IPV6 and any(":" in one.address for one in addressed.ips):
-        whose = "" if settings.mtu else f" of {parent.name}"
-        raise InvalidConfig(f'"mtu" {mtu}{whose} is less than {_LEAST_MTU_IPV6}, the least that IPv6 works with')
-    return addressed
-
-
 def _make(name: str, settings: Settings, parent: link.Link, ctx: Context) -> link.Link:
     """Make the link in the pod, down."""
     pod = ctx.sandbox()
     mac = settings.mac or link.random_mac()
     if settings.mode == "passthru":
         mac = ""  # it takes over its parent's, whatever the message says (macvlan_common_newlink)
-        _refuse_existing(name, pod)  # the undo log knows it by its kind alone
+        own_nic.refuse_existing(name, pod)  # the undo log knows it by its kind alone
     index = link.random_index()
     ctx.undo.record(DropLink("pod", name, mac=mac, kind="" if mac else "macvlan"))
     try:
@@ -227,7 +175,7 @@ def _make(name: str, settings: Settings, parent: link.Link, ctx: Context) -> lin
     except KernelError as error:
         if error.errno != errno.EEXIST:
             raise _explained(error, settings, parent) from error
-        _refuse_existing(name, pod)
+        own_nic.refuse_existing(name, pod)
         index = _create_elsewhere(name, settings, parent, mac, ctx)
     if mac:
         ctx.made[name] = _as_made(name, index, mac, settings, parent)
@@ -238,11 +186,6 @@ def _make(name: str, settings: Settings, parent: link.Link, ctx: Context) -> lin
     if made is None:
         raise KernelError(f"find link {name}", errno.ENODEV)
     return made
-
-
-def _refuse_existing(name: str, pod: Namespace) -> None:
-    if link.get(pod.rtnl, name) is not None:
-        raise InterfaceExists(f"the pod already has a NIC {name}")
 
 
 def _as_made(name: str, index: int, mac: str, settings: Settings, parent: link.Link) -> link.Link:
@@ -293,37 +236,6 @@ def _explained(error: KernelError, settings: Settings, parent: link.Link) -> Ker
     return KernelError(error.act, error.errno, error.extack, hint=hint) if hint else error
 
 
-def _configure(made: link.Link, settings: Settings, addressed: Result | None, ctx: Context) -> None:
-    pod = ctx.sandbox()
-    if not settings.accept_ra:
-        ip_stack.refuse_advertisements(pod, made.name)
-    if addressed is None:
-        pod.rtnl.batch((link.change(index=made.index, up=True),))
-        return
-    if any(":" in one.address for one in addressed.ips):
-        ip_stack.enable_ipv6(pod, ("lo", made.name), ctx.undo)
-    pod.rtnl.batch(layer3.bring_up(made.index, addressed))
-    ctx.announce(made.index, made.mac, host_addresses(addressed))
-
-
-def _result(call: Call, made: link.Link, addressed: Result | None) -> Result:
-    interfaces = (Interface(name=made.name, mac=made.mac, sandbox=call.netns),)
-    if addressed is None:
-        return Result(interfaces=interfaces, dns=call.conf.dns)
-    ips = tuple(msgspec.structs.replace(one, interface=0) for one in addressed.ips)
-    return Result(interfaces=interfaces, ips=ips, routes=addressed.routes, dns=call.conf.dns)
-
-
-def _position(prev: Result, call: Call) -> int:
-    """Where prevResult lists the NIC; raises CheckFailed."""
-    for position, one in enumerate(prev.interfaces):
-        if one.name == call.ifname and one.sandbox:
-            if one.sandbox != call.netns:
-                raise CheckFailed(f"{call.ifname} was made in {one.sandbox}, not in {call.netns}")
-            return position
-    raise CheckFailed(f'"prevResult.interfaces" does not list {call.ifname}')
-
-
 def _check_link(nic: link.Link, settings: Settings, parent: link.Link | None) -> None:
     """``parent`` None: any, as the default route that told it at ADD may be another by now, the NIC's own for one."""
     if nic.kind != "macvlan":
@@ -332,10 +244,6 @@ def _check_link(nic: link.Link, settings: Settings, parent: link.Link | None) ->
         raise CheckFailed(f"{nic.name} does not lie on {parent.name}")
     if nic.macvlan_mode != settings.mode:
         raise CheckFailed(f"{nic.name} is in mode {nic.macvlan_mode}, not {settings.mode}")
-    if settings.mtu and nic.mtu != settings.mtu:
-        raise CheckFailed(f"{nic.name} has MTU {nic.mtu}, not {settings.mtu}")
-    if not nic.up:
-        raise CheckFailed(f"{nic.name} is down")
 
 
 PLUGIN: Plugin = Macvlan()
