@@ -170,6 +170,18 @@ class DeadlineExceeded(TryAgain):
     hint = "The node is overloaded or a delegate hangs; the daemon's log line of this request names the slow part."
 
 
+class DeviceUnfit(InvalidConfig):
+    """A PCI device cannot be used as a virtual function."""
+
+    hint = 'Set "deviceID" to the PCI address of a virtual function of this node; "underlay devices" lists them.'
+
+
+class DeviceInUse(TryAgain):
+    """Somebody else has the device."""
+
+    hint = "The device is free as soon as that pod's network is taken down, which the daemon sees to by itself."
+
+
 class NetworkMissing(UnderlayError):
     """A network that a pod asks for is not defined."""
 

@@ -9,12 +9,12 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from underlay.delegate import info_file
 from underlay.delegate.ledger import Ledger
 from underlay.ipam import store
 from underlay.ipam.pools.journal import Journal
 from underlay.net import sysctl
 from underlay.net.rtnl import Rtnl
+from underlay.plugins import info_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -36,7 +36,7 @@ DEFAULTS = {
 
 def context(undo: UndoLog) -> Context:
     nowhere = SimpleNamespace()  # IPAM plugins touch no namespace
-    return Context(nowhere, None, undo, nowhere, time.monotonic() + 30, print)
+    return Context(nowhere, None, undo, nowhere, nowhere, time.monotonic() + 30, print)
 
 
 def answer(call: dict, data_dir: str, undo: UndoLog) -> bytes:

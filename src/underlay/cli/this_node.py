@@ -13,6 +13,7 @@ from underlay.plugins.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import msgspec
 
@@ -43,10 +44,18 @@ class ThisNode:
             return
         with Namespace.current() as host:
             deadline = time.monotonic() + _SECONDS
+            undo = UndoLog(_keep_nothing)
             context = Context(
-                host=host, pod=None, undo=UndoLog(_keep_nothing), ipam=ipam, deadline=deadline, log=_quiet
+                host=host, pod=None, undo=undo, ipam=ipam, devices=_Untouched(), deadline=deadline, log=_quiet
             )
             plugin.status(call, context)
+
+
+class _Untouched:
+    """The ``Devices`` of a look that changes nothing."""
+
+    def claiming(self, device: str) -> AbstractContextManager[None]:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

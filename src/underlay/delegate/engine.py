@@ -23,6 +23,7 @@ from underlay.delegate import direct
 from underlay.delegate.attachment import Attachment, Origin, Recorded, Sandbox, Timing
 from underlay.delegate.chain import Chain
 from underlay.delegate.changing import Change
+from underlay.delegate.claims import Claims
 from underlay.delegate.ipam import Dispatch
 from underlay.delegate.locks import KeyedLocks
 from underlay.delegate.report import Report
@@ -76,6 +77,7 @@ class Engine:
         self.boot_id = boot_id()
         self.blocking = blocking
         self._locks = KeyedLocks()
+        self._devices = KeyedLocks()
         self._parsed: dict[tuple[bytes, str], NetworkConfig] = {}
         self._hosts: list[Namespace] = []
 
@@ -265,8 +267,9 @@ class Engine:
     ) -> Context:  # fmt: skip
         """The world as one attachment's plugins may touch it; ``announcements`` is theirs to fill."""
         dispatch = Dispatch(self.allocators, self.executor, sandbox=sandbox, undo=undo, deadline=deadline)
+        claims = Claims(self.ledger, self._devices, self.boot_id, deadline=deadline, blocking=self.blocking)
         return Context(
-            host=host, pod=pod, undo=undo, ipam=dispatch, deadline=deadline, log=self.log,
+            host=host, pod=pod, undo=undo, ipam=dispatch, devices=claims, deadline=deadline, log=self.log,
             announcements={} if announcements is None else announcements,
         )  # fmt: skip
 

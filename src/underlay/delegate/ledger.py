@@ -171,6 +171,10 @@ class Ledger:
         """Every row, oldest first."""
         return self._rows(f"{_SELECT} ORDER BY id", ())
 
+    def mentioning(self, device: str) -> list[Row]:
+        """The rows with an undo entry of that device, oldest first."""
+        return self._rows(f"{_SELECT} WHERE instr(undo, ?) ORDER BY id", (f'"device":"{device}"',))
+
     def stores(self) -> list[tuple[str, str]]:
         """The IPAM stores ever used, ("directory", path), and the boot last noted, ("boot", id)."""
         with self._file.reading() as db:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from underlay.cni.result import Result
-from underlay.delegate import default_route, entries, info_file
+from underlay.delegate import default_route, entries
 from underlay.delegate.attachment import Attachment, Recorded, Timing
 from underlay.delegate.entries import Moved, RemoveFile, SavedCall
 from underlay.delegate.ledger import Row, signed
@@ -18,7 +18,8 @@ from underlay.errors import InterfaceExists, IOFailure, KernelError, NamespaceGo
 from underlay.ipam.undo import Release
 from underlay.net.announce import announce
 from underlay.net.netns import Namespace, ThreadLost
-from underlay.net.undo import PutRoute, UndoLog
+from underlay.net.undo import PutRoute, RestoreVf, UndoLog
+from underlay.plugins import info_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -331,8 +332,8 @@ class Session:
         known, unknown = entries.decode(row.undo)
         for line in unknown:
             self._engine.log("error", "undo entry not understood", container=row.container_id, entry=line)
-        if row.boot != self._engine.boot_id:  # what was taken away then is not missing now
-            known = [entry for entry in known if not isinstance(entry, PutRoute)]
+        if row.boot != self._engine.boot_id:  # what was taken away or set then is not now
+            known = [entry for entry in known if not isinstance(entry, PutRoute | RestoreVf)]
         return Leftover(row.id, known, result_of(row))
 
     def _replay(self, leftovers: Sequence[Leftover], pod: Namespace | None) -> Undone:

@@ -13,12 +13,12 @@ import msgspec
 
 from underlay.cni import versions
 from underlay.cni.request import Verb
-from underlay.delegate import info_file
 from underlay.delegate.entries import ExecDelete, RemoveFile
 from underlay.delegate.exec import Invocation
 from underlay.errors import IncompatibleVersion, PluginMissing, UnderlayError
 from underlay.ipam.undo import Release
 from underlay.net.replay import replay
+from underlay.plugins import info_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,7 +3,7 @@
     DIR/dp/intel.com-sriov-0000:3b:02.1-device.json    written by the device plugin, for its resource and device
     DIR/cni/default-fast-CONTAINER_net1                of one attachment: a copy of that, or what its CNI plugin wrote
 
-What becomes of the second kind is in the ledger: :mod:`underlay.delegate.info_file`.
+What becomes of the second kind is in the ledger: :mod:`underlay.plugins.info_file`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from underlay.errors import NamespaceGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from underlay.cni.config import PluginConfig
     from underlay.cni.result import Result
@@ -59,12 +60,23 @@ class Ipam(Protocol):
         """Give back whatever is held by none of ``keep`` (container id, interface name)."""
 
 
+class Devices(Protocol):
+    """Who has which of the node's devices, as the undo entries in the ledger tell."""
+
+    def claiming(self, device: str) -> AbstractContextManager[None]:
+        """A block that records an undo entry of the device, which nobody else has then, and nobody else is claiming.
+
+        Raises DeviceInUse naming the holder, TryAgain where another call does not end claiming it in time.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """The world as one call may touch it.
 
     ``host`` is the node's namespace, ``pod`` the container's (None on a DEL where it is gone); ``undo`` takes
-    every entry before its act; ``deadline`` is on the ``time.monotonic`` clock, seconds.
+    every entry before its act; ``devices`` keeps two pods from one device; ``deadline`` is on the ``time.monotonic``
+    clock, seconds.
     ``made`` are the links in the pod that plugins of this chain have made, as the last of them left each; empty when
     an executable has run since. ``announcements`` are for the wire, by the link's index in the pod.
     ``log(level, event, **fields)`` writes one structured line, level being "debug", "info", "warn" or "error"; with
@@ -75,6 +87,7 @@ class Context:
     pod: Namespace | None
     undo: UndoLog
     ipam: Ipam
+    devices: Devices
     deadline: float
     log: Callable[..., None]
     made: dict[str, Link] = field(default_factory=dict)

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 
+import msgspec
+
 from underlay.errors import IOFailure
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # the last: it was never made
@@ -28,6 +30,16 @@ def write(path: str, info: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise IOFailure(f"the device information file {path} cannot be written: {fault.strerror}") from fault
+
+
+def describe(path: str, **pci: str) -> None:
+    """Write what a plugin knows of a PCI device (section 3.2 of the specification), where nobody has written yet.
+
+    ``pci`` are the keys of the object "pci", underscores for hyphens. Raises IOFailure.
+    """
+    if not os.path.exists(path) or not os.path.getsize(path):
+        told = {name.replace("_", "-"): value for name, value in pci.items() if value}
+        write(path, msgspec.json.encode({"type": "pci", "version": "1.1.0", "pci": told}))
 
 
 def remove(path: str) -> None:
