@@ -7,7 +7,7 @@ import msgspec
 from underlay.cni.log_options import LogOptions, level, limit
 from underlay.errors import InvalidConfig
 
-__all__ = ["Keys", "LogOptions", "parse"]
+__all__ = ["Keys", "LogOptions", "parse", "parse_flat"]
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -35,3 +35,16 @@ def parse(keys: Keys | None, plugin: str) -> LogOptions:
         max_age=limit("log_options.log_max_age", keys.log_max_age, default.max_age),
         max_count=limit("log_options.log_max_count", keys.log_max_count, default.max_count),
     )
+
+
+def parse_flat(named: str | None, file: str | None) -> LogOptions | None:
+    """The options of a plugin that has "logLevel" and "logFile" beside its other keys; None without a file.
+
+    Raises InvalidConfig naming the key.
+    """
+    wanted = level(named or "info", "logLevel")
+    if not file:
+        return None
+    if not file.startswith("/") or "\0" in file:
+        raise InvalidConfig(f'"logFile" {file[:60]!r} is no absolute path')
+    return LogOptions(file=file, level=wanted)
