@@ -45,9 +45,7 @@ def pytest_configure() -> None:
     """Isolate this process before anything of the tests runs."""
     if os.geteuid() != 0:
         pytest.exit("the tests make network namespaces: run them as root, or under `unshare -Urnm`", returncode=4)
-    if (
-        "UNDERLAY_VM" not in os.environ
-    ):  # that machine is a throw-away as a whole, and its NICs are in its own namespace
+    if "UNDERLAY_VM" not in os.environ:  # that machine is a throw-away as a whole; its NICs are where it starts
         isolate()
 
 

@@ -115,15 +115,10 @@ def _console() -> str:
 def _argv(image: Image, accelerator: str) -> list[str]:
     nics = ["hubport,id=pf,hubid=0", "hubport,id=lan,hubid=0", "hubport,id=other,hubid=1"]
     devices = ["igb,netdev=pf,addr=4", "virtio-net-pci,netdev=lan,addr=5,romfile=", "igb,netdev=other,addr=6"]
-    argv = [
-        str(image.qemu),
-        "-machine",
-        "q35",
-        "-accel",
-        accelerator,
-        "-cpu",
-        "host" if accelerator == "kvm" else "max",
-    ]
+    argv = [str(image.qemu), "-machine", "q35", "-accel", accelerator]
+    argv += ["-cpu", "host" if accelerator == "kvm" else "max"]
+    # QEMU 10.0 takes the lower half of a virtual function's 64-bit address for the whole: so none above 4 GiB
+    argv += ["-global", "q35-pcihost.pci-hole64-size=0"]
     argv += ["-smp", str(min(os.cpu_count() or 1, 4)), "-m", MEMORY, "-nodefaults", "-display", "none", "-no-reboot"]
     for directory in image.data:
         argv += ["-L", str(directory)]
