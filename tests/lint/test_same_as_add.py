@@ -120,6 +120,7 @@ def context() -> Iterator[Context]:
             pod=None,
             undo=UndoLog(lambda _: None),
             ipam=None,  # type: ignore[arg-type]
+            devices=None,  # type: ignore[arg-type]
             deadline=time.monotonic() + 600,
             log=lambda *_, **__: None,
         )

@@ -71,6 +71,38 @@ MACVLAN: list[tuple[Conf, str]] = [
     ({"dns": {"nameservers": "x"}}, "dns.nameservers"),
 ]  # fmt: skip
 
+SRIOV: list[tuple[Conf, str]] = [
+    ({"deviceID": None}, '"deviceID"'),
+    ({"deviceID": 5}, '"deviceID"'),
+    ({"deviceID": "eth0"}, '"deviceID"'),
+    ({"deviceID": "../0000:00:00.0"}, '"deviceID"'),
+    ({"deviceID": LONG}, '"deviceID"'),
+    ({"deviceID": "0000:ff:1f.7"}, '"deviceID" 0000:ff:1f.7 is no PCI device'),
+    ({"vlan": -1}, '"vlan"'),
+    ({"vlan": 4095}, '"vlan"'),
+    ({"vlan": "100"}, '"vlan"'),
+    ({"vlan": 1 << 70}, '"vlan"'),
+    ({"vlanQoS": 5}, '"vlanQoS"'),
+    ({"vlan": 0, "vlanQoS": 5}, '"vlanQoS"'),
+    ({"vlan": 100, "vlanQoS": 8}, '"vlanQoS"'),
+    ({"vlanProto": "802.1ad"}, '"vlanProto"'),
+    ({"vlan": 100, "vlanProto": "802.1x"}, '"vlanProto"'),
+    ({"spoofchk": "yes"}, '"spoofchk"'),
+    ({"spoofchk": True}, '"spoofchk"'),
+    ({"trust": "of"}, '"trust"'),
+    ({"link_state": "up"}, '"link_state"'),
+    ({"min_tx_rate": 200, "max_tx_rate": 100}, '"min_tx_rate" 200 is larger than "max_tx_rate" 100'),
+    ({"max_tx_rate": -1}, '"max_tx_rate"'),
+    ({"max_tx_rate": 1 << 32}, '"max_tx_rate"'),
+    ({"mac": "nonsense"}, '"mac"'),
+    ({"mac": "01:00:00:00:00:01"}, '"mac"'),
+    ({"mtu": 67}, '"mtu"'),
+    ({"mtu": -1}, '"mtu"'),
+    ({"runtimeConfig": {"CNIDeviceInfoFile": "x"}}, ""),
+    ({"logLevel": "loud"}, '"logLevel"'),
+    ({"acceptRA": 1}, '"acceptRA"'),
+]  # fmt: skip
+
 META: list[tuple[Conf, str]] = [
     ({"overlay_hijack_subnet": None}, '"overlay_hijack_subnet"'),
     ({"overlay_hijack_subnet": []}, '"overlay_hijack_subnet"'),
@@ -128,6 +160,7 @@ ROUTER: list[tuple[Conf, str]] = [
 ]
 
 TABLE = [("macvlan", *each) for each in MACVLAN]
+TABLE += [("sriov", *each) for each in SRIOV]
 TABLE += [(kind, *each) for kind in ("veth", "router") for each in META]
 TABLE += [("router", *each) for each in ROUTER]
 
@@ -167,7 +200,8 @@ def fault_of(node: Node, pod: Netns, kind: str, keys: Conf, field: str) -> str:
 
 
 def attempt(node: Node, pod: Netns, kind: str, keys: Conf) -> UnderlayError | None:
-    chain = [macvlan(V4) | keys] if kind == "macvlan" else [macvlan(V4), meta(kind) | keys]
+    alone = {"macvlan": macvlan(V4), "sriov": {"type": "sriov", "deviceID": "0000:00:00.0"}}
+    chain = [alone[kind] | keys] if kind in alone else [macvlan(V4), meta(kind) | keys]
     try:
         node.add(pod, "net1", *chain)
     except UnderlayError as error:

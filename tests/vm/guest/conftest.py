@@ -7,6 +7,7 @@ Every test leaves the virtual functions, and the node's links, as it found them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -125,7 +126,29 @@ def pf(made_pf: Pf) -> Iterator[Pf]:
     """As every test finds it, and must leave it."""
     before = made_pf.state()
     yield made_pf
+    with contextlib.suppress(AssertionError):  # the links of a namespace that was just deleted go a moment later
+        wait_for(lambda: made_pf.state() == before, 3.0)
     assert made_pf.state() == before
+
+
+@pytest.fixture
+def pod2(new_netns: Callable[[str], Netns]) -> Netns:
+    return new_netns("pod2")
+
+
+@pytest.fixture
+def overlay(pf: Pf, pod: Netns) -> Netns:
+    """The pod with a cluster network's NIC eth0, 10.240.3.5; its end on the node is cali1."""
+    pf.ns.batch(
+        f"link add cali1 type veth peer name eth0 netns {pod.name}",
+        "link set cali1 up",
+        "route add 10.240.3.5 dev cali1",
+    )
+    pod.batch(
+        "link set eth0 up", "addr add 10.240.3.5/32 dev eth0", "route add 169.254.1.1 dev eth0 scope link",
+        "route add default via 169.254.1.1 dev eth0",
+    )  # fmt: skip
+    return pod
 
 
 @pytest.fixture
