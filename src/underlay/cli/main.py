@@ -24,6 +24,7 @@ _SUBCOMMANDS: Final = {
     "networks": ("underlay.cli.networks", "look networks and pod manifests through before they are in force"),
     "webhook": ("underlay.cli.webhook", "the same as an admission webhook"),
     "ipam": ("underlay.cli.ipam", "see and reserve addresses of the pools"),
+    "devices": ("underlay.cli.devices", "list SR-IOV NICs, their virtual functions, and the pods that have them"),
     "status": ("underlay.cli.status", "ask the daemon how it is"),
     "version": ("underlay.cli.version", "print the version"),
 }

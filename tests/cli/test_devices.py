@@ -1,0 +1,60 @@
+"""underlay devices, on a folder laid out as sysfs is; real virtual functions are looked at in the machine."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tests.net.test_pci import PF, VF0, VF1, device, pci
+
+from underlay.cli import devices, main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+    from tests.conftest import Netns
+
+    from underlay.net.pci import Pci
+
+__all__ = ["pci"]
+
+
+def run(capsys: pytest.CaptureFixture[str], root: Path, *arguments: str) -> str:
+    assert main.main(["devices", "--sysfs", str(root), "--state-dir", str(root / "state"), *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_every_function_is_in_the_table(pci: Pci, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run(capsys, tmp_path).splitlines()
+    assert [line.split()[0] for line in lines] == ["ADDRESS", PF, VF0, VF1]
+    assert lines[1].split()[1:3] == ["PF", "ice"]
+    assert "2 of 64 VFs" in lines[1]
+    assert lines[3].split()[1:4] == ["VF", "1", "vfio-pci"]
+
+
+def test_json_says_the_same(pci: Pci, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pf, first, second = json.loads(run(capsys, tmp_path, "--json"))
+    assert (pf["kind"], pf["numa"], pf["vfs"]) == ("pf", 1, 2)
+    assert (first["pf"], first["number"], first["driver"], first["pod"]) == (PF, 0, "iavf", "")
+    assert second["driver"] == "vfio-pci"
+    assert not (tmp_path / "state").exists(), "looking makes no ledger"
+
+
+def test_a_nic_of_the_node_shows_its_state(
+    uplink: Netns, in_host: Netns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device(tmp_path, PF, "ice", sriov_totalvfs="4", nics="eth0")
+    (pf,) = json.loads(run(capsys, tmp_path, "--json"))
+    assert (pf["nic"], pf["state"]) == ("eth0", "up")
+    uplink.batch("link set eth0 down")
+    assert json.loads(run(capsys, tmp_path, "--json"))[0]["state"] == "down"
+
+
+def test_a_node_without_any_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no NIC of this node" in run(capsys, tmp_path)
+    assert json.loads(run(capsys, tmp_path, "--json")) == []
+
+
+def test_columns_are_as_wide_as_their_cells() -> None:
+    assert devices.table([("A", "B"), ("long", "x")]) == "A     B\nlong  x\n"
