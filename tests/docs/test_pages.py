@@ -19,6 +19,7 @@ from underlay.ipam.pools import section
 from underlay.kube import manifest
 from underlay.multus import annotations, daemon_file
 from underlay.multus import config as multus
+from underlay.plugins import sriov_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -152,3 +153,22 @@ def test_the_daemons_help_holds_every_key() -> None:
 def test_the_log_line_of_the_page_is_json() -> None:
     (line,) = blocks("docs/daemon.md", "json")
     assert json.loads(line)["event"] == "request"
+
+
+def test_the_sriov_page_has_a_network_of_its_resource_and_every_key() -> None:
+    found = [manifest.parse("page.yaml", block.encode()) for block in blocks("docs/sriov.md", "yaml")]
+    (network,) = (each for one in found for each in one.networks)
+    assert network.resource_name == "intel.com/sriov"
+    assert network.config is not None
+    first, second = parse_network(network.config.encode(), name=network.name).plugins
+    assert (first.type, second.type) == ("sriov", "veth")
+    (pod,) = (each for one in found for each in one.pods)
+    assert pod.annotations["v1.multus-cni.io/default-network"] == f"kube-system/{network.name}"
+    table = (ROOT / "docs/sriov.md").read_text().split("## Keys")[1].split("## ")[0]
+    named = {
+        key
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for key in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert named == {each.encode_name for each in msgspec.structs.fields(sriov_config.Keys)}
