@@ -123,7 +123,7 @@ def _argv(image: Image, accelerator: str) -> list[str]:
     for directory in image.data:
         argv += ["-L", str(directory)]
     argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
-    argv += ["-append", "console=ttyS0 edd=off panic=-1 quiet net.ifnames=0 vfio.enable_unsafe_noiommu_mode=1"]
+    argv += ["-append", "console=ttyS0 edd=off panic=-1 quiet net.ifnames=0"]
     argv += ["-serial", f"file:{CONSOLE}", "-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]
     shared = "security_model=none,multidevs=remap"
     argv += ["-virtfs", f"local,path=/,mount_tag=root,readonly=on,{shared}"]

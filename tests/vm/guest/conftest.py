@@ -151,12 +151,17 @@ def overlay(pf: Pf, pod: Netns) -> Netns:
     return pod
 
 
+def make_engine(ledger: Ledger, log: Log) -> Engine:
+    """The engine as the daemon makes it, with its plugins."""
+    executor = Executor(log=log, environ={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    return Engine(ledger=ledger, executor=executor, plugins=PLUGINS, allocators=ALLOCATORS, log=log)
+
+
 @pytest.fixture
 def node(pf: Pf, tmp_path: Path, snapshot: Callable[[Netns], State]) -> Iterator[Node]:
     log = Log()
     ledger = Ledger(str(tmp_path / "state" / "ledger.db"), log)
-    executor = Executor(log=log, environ={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
-    engine = Engine(ledger=ledger, executor=executor, plugins=PLUGINS, allocators=ALLOCATORS, log=log)
+    engine = make_engine(ledger, log)
     yield Node(engine, ledger, log, pf.ns, snapshot)
     for row in ledger.rows():  # of a test that failed half-way: the next one is to find the VFs whole
         engine.reclaim([row], soon())
