@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-EVERY = ["host-local", "macvlan", "multus", "router", "spiderpool", "static", "veth"]
+EVERY = ["host-local", "macvlan", "multus", "router", "spiderpool", "sriov", "static", "veth"]
 
 
 def lay(bin_dir: Path, *arguments: str) -> int:
