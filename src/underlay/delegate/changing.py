@@ -40,21 +40,24 @@ _NOT_NOW: Final = "is being attached or taken off"
 
 @dataclass(slots=True)
 class _Kept:
-    """A NIC that stays: its row, its undo entries, where its layers begin in them, and the lines to go back to."""
+    """A NIC that stays: its row, its undo entries, where its layers begin in them, and the lines to go back to;
+    ``unknown`` are those of another version.
+    """
 
     row: Row
     known: list[msgspec.Struct]
     chained: int | None
     moved: int | None
     lines: str
+    unknown: str
     lifted: Lifted | None = None
 
     @classmethod
     def of(cls, row: Row) -> _Kept:
-        known, _ = entries.decode(row.undo)
+        known, unknown = entries.decode(row.undo)
         chained = next((n for n, entry in enumerate(known) if isinstance(entry, Chained)), None)
         moved = next((n for n, entry in enumerate(known) if isinstance(entry, Moved)), None)
-        return cls(row, known, chained, moved, row.undo)
+        return cls(row, known, chained, moved, row.undo, "".join(f"{line}\n" for line in unknown))
 
     @property
     def pending(self) -> Lifted | None:
@@ -142,6 +145,7 @@ class Change(Session):
         for one in lifted:
             if one.lifted is not None and one.pending != one.lifted:
                 ledger.record(one.row.id, [one.lifted])
+                one.lines += entries.encode([one.lifted])
         ledger.deleting([row.id for row in gone])
         errors: list[UnderlayError] = []
         leftovers = [self._leftover(row, errors) for row in gone]
@@ -233,4 +237,4 @@ def _cut(one: _Kept) -> str:
     left = [entry for entry in one.known[: one.begins] if not isinstance(entry, (Lifted, Laid))]
     if one.onto is not None:
         left.append(one.onto)
-    return entries.encode([*left, one.lifted]) if one.lifted is not None else entries.encode(left)
+    return one.unknown + entries.encode([*left, one.lifted] if one.lifted is not None else left)

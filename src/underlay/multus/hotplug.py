@@ -74,8 +74,8 @@ class HotPlug:
 
     def _follow(self, sandbox: Sandbox, origin: Origin, pod: Pod) -> None:
         before = self._applied.get(sandbox.container_id)
-        self._applied[sandbox.container_id] = applied = _Applied(_text(pod))
         begun = time.monotonic()
+        self._applied[sandbox.container_id] = applied = _Applied(_text(pod), begun + _LONGEST_PAUSE)
         try:
             changes = self._change(sandbox, origin, pod, begun + _DEADLINE)
         except UnderlayError as error:
@@ -84,6 +84,7 @@ class HotPlug:
             applied.again = time.monotonic() + applied.pause
             self._failed(pod, error, applied.pause)
             return
+        applied.again = None
         if changes:
             self._succeeded(sandbox, origin, pod, changes, begun)
 
