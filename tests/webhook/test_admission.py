@@ -19,6 +19,12 @@ LINTER = Linter(PLUGINS, ALLOCATORS)
 GOOD = {"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "eth0"}
 BAD = {**GOOD, "mode": "x", "ipam": {"type": "host-local"}}
 WARNED = {**GOOD, "mastre": "x"}
+GROUPS = {
+    "NetworkAttachmentDefinition": "k8s.cni.cncf.io",
+    "SpiderIPPool": "spiderpool.spidernet.io",
+    "Pod": "",
+    "Deployment": "apps",
+}
 
 
 def nad(config: Any, **metadata: Any) -> dict[str, Any]:
@@ -30,7 +36,7 @@ def pod(networks: str, **metadata: Any) -> dict[str, Any]:
 
 
 def review(found: Any, kind: str = "NetworkAttachmentDefinition", **keys: Any) -> bytes:
-    group = {"NetworkAttachmentDefinition": "k8s.cni.cncf.io", "Pod": "", "Deployment": "apps"}.get(kind, "x.io")
+    group = GROUPS.get(kind, "x.io")
     request = {
         "uid": "u-1",
         "kind": {"group": group, "version": "v1", "kind": kind},
@@ -55,6 +61,17 @@ def test_errors_deny_with_every_message():
     assert response["status"]["code"] == 403
     assert "spec.config.mode: \"mode\" 'x' is none of" in response["status"]["message"]
     assert "spec.config.ipam:" in response["status"]["message"]
+
+
+def test_an_address_pool_is_judged_as_the_plugin_reads_it():
+    pool = {"metadata": {"name": "rack-7"}, "spec": {"subnet": "172.18.0.0/16", "ips": ["10.0.0.1"]}}
+    response = judge(pool, "SpiderIPPool", namespace="")
+    assert not response["allowed"]
+    assert "spec.ips[0]: \"spec.ips[0]\" '10.0.0.1' does not lie in" in response["status"]["message"]
+    good = {**pool, "spec": {"subnet": "172.18.0.0/16", "ips": ["172.18.0.5"], "gatewya": "172.18.0.1"}}
+    response = judge(good, "SpiderIPPool", namespace="")
+    assert response["allowed"]
+    assert 'Did you mean "gateway"?' in response["warnings"][0]
 
 
 def test_warnings_come_with_the_permission():

@@ -18,6 +18,9 @@ WEBHOOKS = BY_KIND["ValidatingWebhookConfiguration"]["webhooks"]
 POD = BY_KIND["Deployment"]["spec"]["template"]
 KINDS = {
     "network-attachment-definitions": "NetworkAttachmentDefinition",
+    "spiderippools": "SpiderIPPool",
+    "spiderreservedips": "SpiderReservedIP",
+    "spidersubnets": "SpiderSubnet",
     "pods": "Pod",
     "deployments": "Deployment",
     "statefulsets": "StatefulSet",

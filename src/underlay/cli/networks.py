@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 _STDIN: Final = "-"
 _EPILOG: Final = """\
 Looked through are NetworkAttachmentDefinitions, the network annotations of pods and of the templates of Deployments,
-StatefulSets, DaemonSets, Jobs and CronJobs (.yaml, .yml, .json), CNI configurations and that of multus (.conf,
-.conflist, .json). Everything is read by the code that attaches pods, so what passes here is not refused there.
+StatefulSets, DaemonSets, Jobs and CronJobs, SpiderIPPools, SpiderReservedIPs and SpiderSubnets (.yaml, .yml, .json),
+CNI configurations and that of multus (.conf, .conflist, .json). Everything is read by the code that attaches pods, so
+what passes here is not refused there.
 
 severities:
   error    a pod would fail, or the files contradict each other

@@ -12,7 +12,7 @@ from msgspec import inspect
 from underlay.errors import DecodeFailure, InvalidConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from underlay.errors import UnderlayError
 
@@ -81,7 +81,12 @@ def strangers(raw: bytes, kind: type[msgspec.Struct]) -> list[str]:
 
 def find_strangers(raw: bytes, kind: type[msgspec.Struct]) -> list[Stranger]:
     """The same, each with the keys that its place has. Raises as :func:`decode`."""
-    return list(_strangers(decode(raw, dict[str, Any]), _type_info(kind), ""))
+    return strangers_in(decode(raw, dict[str, Any]), kind)
+
+
+def strangers_in(value: Mapping[str, Any], kind: type[msgspec.Struct]) -> list[Stranger]:
+    """The same of an object that is decoded already, from YAML for example."""
+    return list(_strangers(value, _type_info(kind), ""))
 
 
 _type_info = lru_cache(maxsize=64)(inspect.type_info)

@@ -1,4 +1,4 @@
-"""What a manifest says of networks, object by object, for those who check it before it is in force.
+"""What a manifest says of networks and address pools, object by object, for those who check it before it is in force.
 
 Beside pods and NetworkAttachmentDefinitions there are the objects that pods are made from: their templates' annotations
 become the pods'. Unlike :mod:`manifest`, a wrong object is told with its fault, and the others are read all the same.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from underlay.ipam.pools.objects import GROUP, KINDS
 from underlay.kube import manifest, objects
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ _SOURCES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object: either ``network`` or ``pod`` is set, or else ``fault`` says why not, at the path ``field``.
+    """One object: ``network``, ``pod`` or ``pool`` is set, or else ``fault`` says why not, at the path ``field``.
 
-    ``name`` is "namespace/name" as far as it is known. ``at`` is the path to the metadata that bears a pod's
-    annotations ("spec.template.metadata"). ``where`` is the object's place in the file ("document 2, item 1").
+    ``pool`` is a document of :data:`~underlay.ipam.pools.objects.KINDS`, not looked into but for its name. ``name`` is
+    "namespace/name" as far as it is known; pools have no namespace. ``at`` is the path to the metadata that bears a
+    pod's annotations ("spec.template.metadata"). ``where`` is the object's place in the file ("document 2, item 1").
     """
 
     where: str
@@ -52,6 +54,7 @@ class Found:
     at: str = "metadata"
     network: NetworkAttachmentDefinition | None = None
     pod: Pod | None = None
+    pool: Mapping[str, Any] | None = None
     fault: str = ""
     field: str = ""
 
@@ -87,7 +90,7 @@ def of_documents(documents: Iterable[Any], namespace: str) -> Iterator[Found]:
 
 def is_read(kind: str, version: object, implied: str = "") -> bool:
     """Whether objects of this kind and apiVersion say something of networks; see :func:`manifest.flatten`."""
-    group = _NETWORKS_GROUP if kind == NETWORK else _SOURCES[kind][0] if kind in _SOURCES else None
+    group = _group(kind)
     if group is None:
         return False
     if version is None:
@@ -95,12 +98,25 @@ def is_read(kind: str, version: object, implied: str = "") -> bool:
     return isinstance(version, str) and version.rpartition("/")[0] == group
 
 
+def _group(kind: str) -> str | None:
+    if kind in KINDS:
+        return GROUP.rstrip("/")
+    if kind == NETWORK:
+        return _NETWORKS_GROUP
+    return _SOURCES[kind][0] if kind in _SOURCES else None
+
+
 def of_object(kind: str, document: Mapping[str, Any], namespace: str, *, where: str = "") -> Found:
     """One object of a kind that :func:`is_read`."""
     known = _shown(document, namespace)
+    if kind in KINDS:
+        known = known.partition("/")[2]
     try:
         own = _converted(document.get("metadata"), _Metadata, "metadata")
         space, name = _identity(own, namespace)
+        if kind in KINDS:
+            metadata = {**(document.get("metadata") or {}), "name": name}  # one of generateName has none yet
+            return Found(where, kind, name, pool={**document, "kind": kind, "metadata": metadata})
         shown = f"{space}/{name}"
         if kind == NETWORK:
             network = _network(document, space, name, own)

@@ -1,4 +1,5 @@
-"""The objects of a cluster looked through: a NetworkAttachmentDefinition, a pod's annotations, a multus configuration.
+"""The objects of a cluster looked through: a NetworkAttachmentDefinition, a pod's annotations, an address pool; and a
+multus configuration.
 
 A pod is planned as ADD would plan it, with stand-ins for what the cluster alone knows: its cluster network, and
 networks that are not at hand.
@@ -14,16 +15,18 @@ import msgspec
 
 from underlay.cni.config import inject, parse_network
 from underlay.errors import InvalidConfig, UnderlayError
+from underlay.ipam.pools import objects as pools
 from underlay.kube.objects import NetworkAttachmentDefinition, is_label
 from underlay.multus import config as multus
 from underlay.multus.annotations import DEFAULT_NETWORK, NETWORKS, parse, parse_default
 from underlay.multus.findings import Finding, Severity, Subject, joined, of_error
-from underlay.multus.lint import MULTUS, Linter, Looked, is_list, meant
+from underlay.multus.lint import MULTUS, Linter, Looked, is_list, meant, unknown_keys
 from underlay.multus.networks import ConfigFiles, Networks
 from underlay.multus.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from underlay.cni.config import NetworkConfig
     from underlay.delegate.attachment import Attachment
@@ -75,6 +78,23 @@ def definition(linter: Linter, subject: Subject, found: NetworkAttachmentDefinit
             )
             noted.append(of_error(subject, error, at="spec.config"))
     return replace(looked, findings=(*noted, *looked.findings))
+
+
+def address_pool(
+    subject: Subject, document: Mapping[str, Any]
+) -> tuple[list[Finding], pools.Pool | pools.Reserved | pools.Subnet | None]:
+    """A SpiderIPPool, SpiderReservedIP or SpiderSubnet, as the IPAM plugin reads it; None where it does not."""
+    findings = unknown_keys(subject, pools.unknown_keys(document), "", f"a {subject.kind}")
+    try:
+        found = pools.parse_object(document)
+    except UnderlayError as error:
+        bare = error.message.removeprefix(f"{subject.kind} {subject.name[:253]!r}: ")
+        return [of_error(subject, type(error)(bare, hint=error.hint)), *findings], None
+    if isinstance(found, pools.Pool) and not found.ranges:
+        words = '"spec.ips" leaves no address that can be handed out'
+        hint = "List addresses that are neither excluded, nor the gateway, nor the subnet's own."
+        findings.append(Finding(subject, Severity.WARNING, "spec.ips", words, hint))
+    return findings, found
 
 
 def configuration(linter: Linter, subject: Subject, conf: bytes) -> tuple[Looked, list[MultusConfig]]:

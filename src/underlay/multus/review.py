@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from underlay.cni.address import text
 from underlay.cni.decoding import FAULTS
+from underlay.ipam.pools import objects as pools
 from underlay.kube import manifest, workloads
 from underlay.kube.manifest import ManifestError
 from underlay.multus import lint_objects
@@ -20,8 +22,9 @@ from underlay.multus.findings import Finding, Severity, Subject
 from underlay.multus.lint_objects import Known
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from underlay.ipam.pools.objects import Pool
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
     from underlay.kube.workloads import Found
     from underlay.multus.addressing import Claim
@@ -49,6 +52,7 @@ class _Seen:
     networks: dict[tuple[str, str], NetworkAttachmentDefinition | None] = field(default_factory=dict)
     first: dict[tuple[str, str], str] = field(default_factory=dict)
     configs: list[tuple[Subject, MultusConfig]] = field(default_factory=list)
+    pools: dict[str, tuple[Subject, Pool]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
 
@@ -73,7 +77,7 @@ def review(
         seen.findings += lint_objects.pod(subject, pod, at, known)
     for subject, config in seen.configs:
         seen.findings += _references(subject, config, seen, complete=complete)
-    return [*seen.findings, *overlaps(seen.claims)]
+    return [*seen.findings, *overlaps(seen.claims), *_shared(seen.pools)]
 
 
 def _is_cni(name: str, raw: bytes) -> bool:
@@ -126,15 +130,46 @@ def _object(file: str, found: Found, linter: Linter, seen: _Seen) -> None:
         _network(subject, found.network, linter, seen)
     elif found.pod is not None:
         seen.pods.append((subject, found.pod, found.at))
+    elif found.pool is not None and not _is_twice(subject, seen):
+        findings, pool = lint_objects.address_pool(subject, found.pool)
+        seen.findings += findings
+        if isinstance(pool, pools.Pool):
+            seen.pools[pool.name] = (subject, pool)
 
 
-def _network(subject: Subject, network: NetworkAttachmentDefinition, linter: Linter, seen: _Seen) -> None:
-    key = (network.namespace, network.name)
+def _is_twice(subject: Subject, seen: _Seen) -> bool:
+    """Whether there has been an object of that kind and name, which is an error; of generateName each gets its own."""
+    if subject.name.endswith("*"):
+        return False
+    key = (subject.kind, subject.name)
     if key in seen.first:
         words = f"it is defined twice: in {seen.first[key]} already"
         seen.findings.append(Finding(subject, Severity.ERROR, "metadata.name", words, "Take one of them out."))
-        return
+        return True
     seen.first[key] = subject.file
+    return False
+
+
+def _shared(found: Mapping[str, tuple[Subject, Pool]]) -> Iterable[Finding]:
+    """Pools that list the same addresses, each two of them once."""
+    told: set[frozenset[str]] = set()
+    for one, other, family, first in pools.overlaps([pool for _, pool in found.values()]):
+        names = frozenset((one, other))
+        if names in told:
+            continue
+        told.add(names)
+        earlier, later = (name for name in found if name in names)
+        words = (
+            f"its addresses overlap those of {found[earlier][0]} ({found[earlier][0].file}), from "
+            f"{text(family, first)} on: each is handed out once, by whichever pool comes first"
+        )
+        yield Finding(found[later][0], Severity.WARNING, "spec.ips", words, "Part the ranges of the two pools.")
+
+
+def _network(subject: Subject, network: NetworkAttachmentDefinition, linter: Linter, seen: _Seen) -> None:
+    if _is_twice(subject, seen):
+        return
+    key = (network.namespace, network.name)
     looked = lint_objects.definition(linter, subject, network)
     seen.findings += looked.findings
     seen.claims += looked.claims

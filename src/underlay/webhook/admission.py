@@ -144,6 +144,8 @@ def _findings(found: Found, linter: Linter) -> Sequence[Finding]:
         return lint_objects.definition(linter, subject, found.network).findings
     if found.pod is not None:
         return lint_objects.pod(subject, found.pod, found.at, Known())
+    if found.pool is not None:
+        return lint_objects.address_pool(subject, found.pool)[0]
     return [Finding(subject, Severity.ERROR, found.field, found.fault)]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from underlay.cni.address import BITS, Prefix, parse, parse_prefix, text
-from underlay.cni.decoding import FAULTS, fault
+from underlay.cni.decoding import FAULTS, fault, strangers_in
 from underlay.cni.result import Route
 from underlay.errors import InvalidConfig
 from underlay.ipam.pools import intervals, selector
@@ -24,6 +24,7 @@ from underlay.ipam.pools import intervals, selector
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from underlay.cni.decoding import Stranger
     from underlay.ipam.pools.intervals import Interval, Intervals
 
 T = TypeVar("T")
@@ -154,6 +155,12 @@ def parse_object(document: Mapping[str, Any]) -> Pool | Reserved | Subnet:
         return _named(SUBNET, subnet.metadata.name, lambda: _subnet(subnet.metadata, subnet.spec))
     reserved = _convert(document, _ReservedObject, RESERVED)
     return _named(RESERVED, reserved.metadata.name, lambda: _reserved(reserved.metadata, reserved.spec))
+
+
+def unknown_keys(document: Mapping[str, Any]) -> list[Stranger]:
+    """The keys below "spec" of an object of KINDS that :func:`parse_object` passes over, mostly misspelt ones."""
+    kind = {POOL: _PoolObject, SUBNET: _SubnetObject}.get(document.get("kind", ""), _ReservedObject)
+    return [each for each in strangers_in(document, kind) if each.path.startswith("spec.")]
 
 
 def _convert(document: Mapping[str, Any], kind: type[T], shown: str) -> T:
