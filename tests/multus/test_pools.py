@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from tests import published
 from tests.multus.multus_node import InProcess
+
+from underlay.cni.config import parse_plugin
+from underlay.ipam.allocator import Holder
 
 NETWORKS, DEFAULT = "k8s.v1.cni.cncf.io/networks", "v1.multus-cni.io/default-network"
 P = "ipam.spidernet.io/"
@@ -114,6 +118,33 @@ def test_a_broken_pool_is_named_with_its_field(node, pod):
     assert "four" in error["msg"]
     assert "spec.ips[0]" in error["msg"]
     assert held(node) == {}
+
+
+def test_an_address_that_a_host_outside_uses_is_an_event_of_the_pod(node, pod, lan):
+    lan.batch("addr add 172.18.40.10/16 dev br0")
+    config = published.network("macvlan-standalone")
+    config["plugins"][0]["ipam"]["detectIPConflict"] = True
+    node.network("kube-system", "asks", config)
+    node.pod("default", "web", {DEFAULT: "kube-system/asks"})
+    ok, result = node.call("ADD", MULTUS, netns=pod.path, args=args("web"))
+    assert ok, result
+    assert [ip["address"] for ip in result["ips"]] == ["172.18.40.11/16", "fd00:18::40:10/64"]
+    (event,) = [line for line in node.log if line["event"] == "event" and line["reason"] == "IPConflict"]
+    assert (event["level"], event["pod"]) == ("warn", "default/web")
+    assert f"172.18.40.10 of pool 'four' is in use by {lan.link('br0')['address']} outside" in event["message"]
+
+
+def test_a_pod_that_nobody_knows_is_not_told_and_gets_its_address(node, lan):
+    lan.batch("addr add 172.18.40.10/16 dev br0")
+    conf = parse_plugin(json.dumps({**CLUSTER, "ipam": {"type": "spiderpool", "detectIPConflict": True}}).encode())
+    known = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": "nobody", "K8S_POD_UID": "uid-1"}
+    with node.ns.entered():
+        added = node.pools.add(conf, Holder("c1", "eth0"), known, record=[].append, deadline=time.monotonic() + 10)
+    assert [ip.address for ip in added.ips] == ["172.18.40.11/16", "fd00:18::40:10/64"]
+    assert [line["pod"] for line in node.log if line["event"] == "address in use by a host outside"] == [
+        "default/nobody"
+    ]
+    assert [line for line in node.log if line["event"] == "event"] == []
 
 
 def test_an_old_del_takes_nothing_from_the_new_pod_of_that_name(node, pod, new_netns):

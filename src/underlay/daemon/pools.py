@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from underlay.delegate.ledger import Ledger, Row
+    from underlay.ipam.pools.plugin import Teller
     from underlay.kube.manifests import Manifests
     from underlay.kube.source import Source
 
@@ -42,7 +43,20 @@ def embedded(
     journal = Journal(f"{state_dir}/{FILE}", log)
     leases = Leases(journal, WholePools(), rest=rest)
     surroundings = PoolManifests(manifests, node or here(), log, pods)
-    return Spiderpool(leases, journal, surroundings, boot=boot_id(), log=log, wire=HostWire())
+    tell = _teller(pods or manifests)
+    return Spiderpool(leases, journal, surroundings, boot=boot_id(), log=log, wire=HostWire(), tell=tell)
+
+
+def _teller(source: Source) -> Teller:
+    """Tells by Events on the pod, of type Warning; of a pod that is not known nobody is told but the log."""
+
+    def tell(pod: str, uid: str, reason: str, message: str, /) -> None:
+        namespace, _, name = pod.partition("/")
+        found = source.known_pod(namespace, name, uid)
+        if found is not None:
+            source.event(found, "Warning", reason, message)
+
+    return tell
 
 
 def reconcile(pools: Spiderpool, ledger: Ledger, log: Callable[..., None]) -> None:

@@ -99,6 +99,7 @@ class Node:
     boot: str = "boot-1"
     recorded: list[Release] = field(default_factory=list)
     lines: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    told: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.start()
@@ -107,11 +108,16 @@ class Node:
         self.journal = Journal(self.path, self.log)
         clock = self.clock
         self.leases = Leases(self.journal, WholePools(), monotonic=clock.monotonic, realtime_ns=clock.realtime_ns)
-        self.plugin = Spiderpool(self.leases, self.journal, self.world, boot=self.boot, log=self.log, wire=self.wire)
+        self.plugin = Spiderpool(
+            self.leases, self.journal, self.world, boot=self.boot, log=self.log, wire=self.wire, tell=self.tell
+        )
 
     def restart(self) -> None:
         self.journal.close()
         self.start()
+
+    def tell(self, *event: str) -> None:
+        self.told.append(event)
 
     def log(self, level: str, event: str, **fields: Any) -> None:
         self.lines.append((level, event, fields))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -480,6 +481,24 @@ def test_an_address_that_somebody_outside_uses_is_set_aside_and_the_next_one_tak
     node.clock.wait(601)
     node.wire = Wire()
     assert node.address("r") == "10.1.0.10"
+
+
+def test_the_pods_owner_is_told_of_each_address_that_is_used_outside(node: Node) -> None:
+    node.wire = Wire("10.1.0.10", "10.1.0.11")
+    node.restart()
+    node.add("p", uid="uid-7", detectIPConflict=True)
+    assert [each[:3] for each in node.told] == [("default/p", "uid-7", "IPConflict")] * 2
+    assert node.told[0][3].startswith("10.1.0.10 of pool 'a' is in use by 02:00:00:00:00:00 outside")
+    assert node.told[1][3].startswith("10.1.0.11 of pool 'a' is in use by 02:00:00:00:00:01 outside")
+
+
+def test_a_container_without_a_pod_has_no_owner_to_tell(node: Node) -> None:
+    node.wire = Wire("10.1.0.10")
+    node.restart()
+    conf = node.conf(detectIPConflict=True)
+    added = node.plugin.add(conf, Holder("c", "eth0"), {}, record=node.recorded.append, deadline=time.monotonic() + 10)
+    assert [ip.address for ip in added.ips] == ["10.1.0.11/16"]
+    assert node.told == []
 
 
 def test_without_the_setting_nobody_is_asked(node: Node) -> None:

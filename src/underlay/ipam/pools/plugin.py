@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.surroundings import Catalogue, Surroundings
 
 CLAIM_ARG: Final = "ipam-claim-reference"
+CONFLICT: Final = "IPConflict"  # the Event's reason
 _ASIDE_SECONDS: Final = 600.0
 _CONFLICTS: Final = 8  # addresses set aside for one ADD, before it gives up
 _NO_POD: Final = Subject("", "", known=False)
@@ -63,8 +64,21 @@ class Wire(Protocol):
         """Those of ``gateways`` that do not answer. Both families at once, 120 ms at most."""
 
 
+class Teller(Protocol):
+    """Tells a pod's owner what happened. Returns at once, and raises nothing."""
+
+    def __call__(self, pod: str, uid: str, reason: str, message: str, /) -> None:
+        """``pod`` is "namespace/name", ``uid`` its UID or ""; ``reason`` is one CamelCase word."""
+
+
+def nobody(_pod: str, _uid: str, _reason: str, _message: str, /) -> None:
+    """A Teller where pods have no owner that could be told."""
+
+
 class Spiderpool(sections.Parsing):
-    """The plugin. Thread-safe. ``log(level, event, **fields)``, with ``to=LogOptions`` into that file as well."""
+    """The plugin. Thread-safe. ``log(level, event, **fields)``, with ``to=LogOptions`` into that file as well; ``tell``
+    tells the pod's owner of addresses that the network's hosts have taken without asking.
+    """
 
     def __init__(
         self,
@@ -75,6 +89,7 @@ class Spiderpool(sections.Parsing):
         boot: str,
         log: Callable[..., None],
         wire: Wire | None = None,
+        tell: Teller = nobody,
     ) -> None:
         self.leases = leases
         self.surroundings = surroundings
@@ -83,6 +98,7 @@ class Spiderpool(sections.Parsing):
         self._boot = boot
         self._log = log
         self._wire = wire
+        self._tell = tell
 
     def add(
         self,
@@ -290,6 +306,8 @@ class Spiderpool(sections.Parsing):
                 if aside > _CONFLICTS:
                     raise AddressInUse(f"{lease.shown} is used by {mac}, and so were {_CONFLICTS} addresses before it")
                 self.leases.set_aside(lease, mac, _ASIDE_SECONDS)
+                if lease.pod:
+                    self._tell(lease.pod, lease.uid, CONFLICT, _conflict(lease, mac))
                 pending[n] = self.leases.take(pools[lease.family], who, deadline)
                 unasked.append(pending[n])
 
@@ -320,3 +338,10 @@ class Spiderpool(sections.Parsing):
         for lease in leases:
             self._log("debug", "address given back", address=lease.shown, pool=lease.pool, pod=lease.pod, why=why,
                       kept_for=lease.keeper)  # fmt: skip
+
+
+def _conflict(lease: Lease, mac: str) -> str:
+    return (
+        f"{lease.shown} of pool {lease.pool!r} is in use by {mac} outside, and is set aside for "
+        f"{_ASIDE_SECONDS / 60:.0f} minutes; the next address is tried. Find that host, or exclude the address."
+    )
