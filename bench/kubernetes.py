@@ -5,7 +5,6 @@ python -m bench.kubernetes [--rounds N]      these alone
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -135,12 +134,7 @@ def measure(rounds: int) -> list[Figure]:
 
 def main() -> None:
     """These figures alone."""
-    parser = argparse.ArgumentParser(prog="python -m bench.kubernetes", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60, help="pods per figure (default 60)")
-    rounds = parser.parse_args().rounds
-    node.isolate()
-    node.build_node()
-    print(report(measure(rounds)))
+    node.alone("bench.kubernetes", __doc__, lambda rounds: report(measure(rounds)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
@@ -12,6 +13,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
@@ -35,6 +40,16 @@ def isolate() -> None:
         sys.exit(f"bench: unshare: {os.strerror(ctypes.get_errno())}; run it as root")
     if libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) or libc.mount(b"bench", b"/run", b"tmpfs", 0, None):
         sys.exit(f"bench: mount: {os.strerror(ctypes.get_errno())}; run it as root")
+
+
+def alone(prog: str, description: str | None, report: Callable[[int], str]) -> None:
+    """Some of the figures by themselves, in a node of their own; ``report`` is given the rounds."""
+    parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
+    parser.add_argument("--rounds", type=int, default=60, help="pods per figure (default 60)")
+    rounds = parser.parse_args().rounds
+    isolate()
+    build_node()
+    print(report(rounds))
 
 
 def ip(*args: str) -> str:

@@ -5,7 +5,6 @@ python -m bench.pools [--rounds N]      these alone
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -144,12 +143,7 @@ def measure(rounds: int) -> list[Figure]:
 
 def main() -> None:
     """These figures alone."""
-    parser = argparse.ArgumentParser(prog="python -m bench.pools", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60, help="pods per figure (default 60)")
-    rounds = parser.parse_args().rounds
-    node.isolate()
-    node.build_node()
-    print(report(measure(rounds)))
+    node.alone("bench.pools", __doc__, lambda rounds: report(measure(rounds)))
 
 
 if __name__ == "__main__":
