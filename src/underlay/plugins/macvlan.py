@@ -121,17 +121,15 @@ def parse(call: Call) -> Settings:
     mode = keys.mode or "bridge"
     if mode not in link.MACVLAN_MODES:
         raise InvalidConfig(f'"mode" {mode[:60]!r} is none of {", ".join(link.MACVLAN_MODES)}')
-    for key in ("mtu", "bcqueuelen"):
-        if (getattr(keys, key) or 0) < 0:
-            raise InvalidConfig(f'"{key}" {getattr(keys, key)} is negative')
-    if 0 < (keys.mtu or 0) < own_nic.LEAST_MTU:
-        raise InvalidConfig(f'"mtu" {keys.mtu} is less than {own_nic.LEAST_MTU}, the least that IPv4 works with')
+    mtu = own_nic.requested_mtu(keys.mtu)
+    if (keys.bcqueuelen or 0) < 0:
+        raise InvalidConfig(f'"bcqueuelen" {keys.bcqueuelen} is negative')
     if (keys.bcqueuelen or 0) >= 1 << 32:
         raise InvalidConfig(f'"bcqueuelen" {keys.bcqueuelen} is larger than 4294967295')
     return Settings(
         master=keys.master or "",
         mode=mode,
-        mtu=keys.mtu or 0,
+        mtu=mtu,
         mac=own_nic.requested_mac(call, keys.mac),
         in_pod=bool(keys.link_in_container),
         bcqueuelen=keys.bcqueuelen or None,

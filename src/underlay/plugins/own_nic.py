@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from underlay.net.netns import Namespace
     from underlay.plugins.context import Call, Context
 
-LEAST_MTU: Final = 68  # RFC 791; the kernel takes IPv4 off a NIC below it
+_LEAST_MTU: Final = 68  # RFC 791; the kernel takes IPv4 off a NIC below it
 _LEAST_MTU_IPV6: Final = 1280  # RFC 8200 section 5
 # IPAM plugins that speak on the NIC itself, so that it must be there before them.
 _IPAM_ON_THE_WIRE: Final = frozenset({"dhcp"})
@@ -49,8 +49,8 @@ def requested_mtu(value: int | None) -> int:
     """The key "mtu", 0 where it is not given. Raises InvalidConfig."""
     if (value or 0) < 0:
         raise InvalidConfig(f'"mtu" {value} is negative')
-    if 0 < (value or 0) < LEAST_MTU:
-        raise InvalidConfig(f'"mtu" {value} is less than {LEAST_MTU}, the least that IPv4 works with')
+    if 0 < (value or 0) < _LEAST_MTU:
+        raise InvalidConfig(f'"mtu" {value} is less than {_LEAST_MTU}, the least that IPv4 works with')
     return value or 0
 
 
