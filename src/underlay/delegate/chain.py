@@ -55,9 +55,9 @@ class Chain:
         """
         plugins = self._network.plugins
         first, prev = (onto.plugin, onto.prev) if onto is not None else (0, plugins[0].prev)
-        builders = [n for n, conf in enumerate(plugins) if n and self._builds(conf)] if apart else []
+        builder = next((n for n, conf in enumerate(plugins) if n and self._builds(conf)), None) if apart else None
         for number, conf in enumerate(plugins[first:], first):
-            if builders and number == builders[0]:
+            if number == builder:
                 ctx.undo.record(Chained(number, prev or Result()))
             if time.monotonic() > ctx.deadline:
                 raise DeadlineExceeded(f"no time left before plugin {conf.type!r} of network {self._network.name!r}")

@@ -121,10 +121,6 @@ class Change(Session):
         if errors:
             raise errors[0]
 
-    def attachments(self) -> list[Attachment]:
-        """What is attached, in the order of the results of ``settle``."""
-        return [one.attachment for one in self._made]
-
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _whole_rows(self) -> list[Row]:
