@@ -331,3 +331,18 @@ def test_the_daemon_follows_the_annotation_where_it_is_switched_on(uplink, tmp_p
         assert nics(pod) == []
     finally:
         node.close()
+
+
+def test_after_a_fault_of_our_own_a_refused_change_is_not_tried_at_every_look(node, pod, monkeypatch):
+    node.write("net.d/10-cluster.conf", OVERLAY)
+    add(node, pod, "")
+    with monkeypatch.context() as patched:
+        patched.setattr(node.multus, "plan_of", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            change(node, "nosuch")
+    now = time.monotonic
+    monkeypatch.setattr("underlay.multus.hotplug.time.monotonic", lambda: now() + 600)
+    node.sweep()
+    assert [reason for reason, _ in told(node)[1:]] == ["NoNetworkFound"]
+    node.sweep()
+    assert len(told(node)) == 2

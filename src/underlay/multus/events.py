@@ -74,8 +74,13 @@ class Adding:
         if failure is None:
             self._source.event(self._pod, "Normal", ADDED, added(self._attachments, self._results))
         else:
-            cause = failure.message.removeprefix(f"{self._place}: ")
-            self._source.event(self._pod, "Warning", reason(failure), f"{sentence(cause)} {failure.hint}")
+            tell_failure(self._source, self._pod, failure, self._place)
+
+
+def tell_failure(source: Source, pod: Pod, failure: UnderlayError, place: str) -> None:
+    """One Event: the cause, and what to do. ``place``, which the sentence may begin with, is the pod itself."""
+    cause = failure.message.removeprefix(f"{place}: ")
+    source.event(pod, "Warning", reason(failure), f"{_sentence(cause)} {failure.hint}")
 
 
 def added(attachments: Sequence[Attachment], results: Sequence[Result]) -> str:
@@ -91,7 +96,7 @@ def removed(attachments: Sequence[Attachment]) -> str:
 def incomplete(networks: Sequence[str], faults: Sequence[UnderlayError]) -> str:
     """What a DEL has left, and why."""
     causes = "; ".join(dict.fromkeys(fault.message for fault in faults))
-    return sentence(f"Not everything of {', '.join(networks)} could be taken back: {causes}") + (
+    return _sentence(f"Not everything of {', '.join(networks)} could be taken back: {causes}") + (
         " The daemon tries again by itself until it is."
     )
 
@@ -107,6 +112,5 @@ def _each(attachments: Sequence[Attachment], results: Sequence[Result]) -> Itera
         yield f"{attachment.ifname} [{addresses}] from {attachment.network}"
 
 
-def sentence(words: str) -> str:
-    """The words with a full stop."""
+def _sentence(words: str) -> str:
     return words if words.endswith((".", "!", "?")) else f"{words}."

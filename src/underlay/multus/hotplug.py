@@ -79,8 +79,8 @@ class HotPlug:
         try:
             changes = self._change(sandbox, origin, pod, begun + _DEADLINE)
         except UnderlayError as error:
-            again = before is not None and before.text == applied.text
-            applied.pause = min(before.pause * 2, _LONGEST_PAUSE) if before is not None and again else _FIRST_PAUSE
+            last = before.pause if before is not None and before.text == applied.text else 0.0
+            applied.pause = min(max(last * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
             applied.again = time.monotonic() + applied.pause
             self._failed(pod, error, applied.pause)
             return
@@ -139,9 +139,8 @@ class HotPlug:
         )  # fmt: skip
 
     def _failed(self, pod: Pod, error: UnderlayError, pause: float) -> None:
-        words = f"{events.sentence(error.message)} {error.hint}"
-        self._source.event(pod, "Warning", events.reason(error), words)
         place = f"pod {pod.namespace}/{pod.name}"
+        events.tell_failure(self._source, pod, error, place)
         self._log("warn", "networks not changed", cause=named(error, place).message, again_in_s=pause)
 
 
