@@ -14,4 +14,14 @@ mount -t tmpfs cni /var/lib
 mount --bind /tmp /run/before
 mount -t tmpfs -o mode=1777 tmp /tmp
 find /run/before -mindepth 1 -maxdepth 1 ! -name cf-host-local -exec ln -s -t /tmp '{}' +
-exec "$@"
+# A node's and a pod's own link-local addresses have been there for long when a plugin comes. In a fresh lab they would
+# still be probed for duplicates, for up to two seconds, and a plugin that is faster meets neighbours that do not answer.
+ip=$(command -v ip)
+mkdir /run/bin
+cat >/run/bin/ip <<EOF
+#!/bin/sh
+[ "\$1 \$2" = "netns add" ] || exec $ip "\$@"
+$ip "\$@" && exec $ip netns exec "\$3" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
+EOF
+chmod +x /run/bin/ip
+PATH=/run/bin:$PATH exec "$@"
