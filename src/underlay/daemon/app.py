@@ -41,6 +41,7 @@ from underlay.kube.pod_resources import PodResources
 from underlay.multus.handler import Multus
 from underlay.multus.hotplug import HotPlug
 from underlay.net.host_root import HostRoot
+from underlay.net.remembered import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -119,6 +120,7 @@ class Daemon:
             allocators=builtin.allocators(self._pools, root.locate),
             log=logs,
             blocking=self._workers.lend,
+            memory=Memory(),
         )
         multus = Multus(
             engine,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from underlay.delegate.exec import Executor
     from underlay.delegate.ledger import Ledger, Row
     from underlay.ipam.allocator import Allocator
+    from underlay.net.remembered import Memory
     from underlay.plugins.context import Plugin
 
 __all__ = ["Attachment", "Engine", "Origin", "Recorded", "Report", "Sandbox", "Session", "Timing"]
@@ -56,7 +57,8 @@ class Engine:
     """Sessions, and the verbs that concern no single sandbox. One for the daemon's whole life; thread-safe.
 
     ``plugins`` and ``allocators`` are the built-in ones by name; an IPAM plugin is in both. ``blocking`` lends
-    the caller's place in its thread pool while it waits for another call of the same sandbox.
+    the caller's place in its thread pool while it waits for another call of the same sandbox. ``memory`` is of the
+    node's namespace, and closed with the engine.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Engine:
         allocators: Mapping[str, Allocator],
         log: Callable[..., None],
         blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
+        memory: Memory | None = None,
     ) -> None:
         self.ledger = ledger
         self.executor = executor
@@ -80,6 +83,7 @@ class Engine:
         self._devices = KeyedLocks()
         self._parsed: dict[tuple[bytes, str], NetworkConfig] = {}
         self._hosts: list[Namespace] = []
+        self._memory = memory
 
     def session(self, sandbox: Sandbox, origin: Origin, deadline: float, report: Report | None = None) -> Session:
         """To be entered with ``with``: opens both namespaces and takes the origin's lock (TryAgain when it is not free
@@ -243,7 +247,9 @@ class Engine:
         try:
             return self._hosts.pop()
         except IndexError:
-            return Namespace.current()
+            host = Namespace.current()
+            host.memory = self._memory
+            return host
 
     def give_host(self, host: Namespace) -> None:
         """The end of :meth:`take_host`."""
@@ -277,6 +283,8 @@ class Engine:
         """Close the idle sockets and the ledger."""
         while self._hosts:
             self._hosts.pop().close()
+        if self._memory is not None:
+            self._memory.close()
         self.ledger.close()
 
     def chain(self, attachment: Attachment, network: NetworkConfig, sandbox: Sandbox, times: list[Timing]) -> Chain:

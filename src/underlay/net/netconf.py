@@ -13,6 +13,7 @@ from underlay.net.netlink import Malformed, Message
 if TYPE_CHECKING:
     from underlay.net.rtnl import Rtnl
 
+RTM_NEWNETCONF = 80
 RTM_GETNETCONF = 82
 
 NETCONFA_IFINDEX = 1
@@ -37,18 +38,23 @@ class NetConf(msgspec.Struct, frozen=True):
     proxy_neigh: bool
 
 
-def parse(body: bytes) -> NetConf:
-    """The settings in the body of an RTM_NEWNETCONF. Raises Malformed."""
+def told(body: bytes) -> dict[int, int]:
+    """The body of an RTM_NEWNETCONF, a NETCONFA_ number for each key. Raises Malformed."""
     if len(body) % 8 != 4:
         raise Malformed(f"interface settings of {len(body)} bytes")
     # After the header of 4 bytes all attributes are integers of 4: nodes have hundreds of interfaces, so no slicing.
-    told = {kind: value for _, kind, value in _SETTING.iter_unpack(body[4:])}
-    index = told.get(NETCONFA_IFINDEX, 0)
+    return {kind: value for _, kind, value in _SETTING.iter_unpack(body[4:])}
+
+
+def parse(body: bytes) -> NetConf:
+    """The settings in the body of an RTM_NEWNETCONF. Raises Malformed."""
+    settings = told(body)
+    index = settings.get(NETCONFA_IFINDEX, 0)
     return NetConf(
         key="all" if index == _ALL else "default" if index == _DEFAULT else index,
-        forwarding=bool(told.get(NETCONFA_FORWARDING)),
-        rp_filter=told.get(NETCONFA_RP_FILTER, 0),
-        proxy_neigh=bool(told.get(NETCONFA_PROXY_NEIGH)),
+        forwarding=bool(settings.get(NETCONFA_FORWARDING)),
+        rp_filter=settings.get(NETCONFA_RP_FILTER, 0),
+        proxy_neigh=bool(settings.get(NETCONFA_PROXY_NEIGH)),
     )
 
 

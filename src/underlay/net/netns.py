@@ -19,6 +19,8 @@ from underlay.net.rtnl import Rtnl, connect
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from underlay.net.remembered import Memory
+
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
 _OWN = "/proc/thread-self/ns/net"
@@ -85,15 +87,17 @@ class Namespace:
     """An open network namespace with one rtnetlink socket in it. Used by one thread at a time.
 
     ``path`` is where it was found, ``fd`` keeps it alive, ``cookie`` (SO_NETNS_COOKIE) is unique until the next boot.
+    ``memory`` is what need not be read again, where somebody keeps that.
     """
 
-    __slots__ = ("_home", "cookie", "fd", "path", "rtnl")
+    __slots__ = ("_home", "cookie", "fd", "memory", "path", "rtnl")
 
     def __init__(self, path: str, fd: int, sock: socket.socket, home: Namespace | None) -> None:
         self.path = path
         self.fd = fd
         self._home = home
         self.rtnl = Rtnl(sock)
+        self.memory: Memory | None = None
         self.cookie: int = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]
 
     @classmethod

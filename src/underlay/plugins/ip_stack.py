@@ -14,11 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from underlay.errors import KernelError
-from underlay.net import link, netconf, sysctl
+from underlay.net import link, remembered, sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from underlay.net.netconf import Key
     from underlay.net.netns import Namespace
     from underlay.net.undo import UndoLog
 
@@ -31,7 +32,7 @@ def set_rp_filter(ns: Namespace, value: int, undo: UndoLog) -> None:
 
     The old values come back only when the request fails: others may rely on the new ones by the time of DEL.
     """
-    other = netconf.rp_filter_other_than(ns.rtnl, value)
+    other = remembered.rp_filter_other_than(ns, value)
     if not other:
         return
     paths = [(f"net/ipv4/conf/{name}/rp_filter", old) for name, old in _named(ns, other)]
@@ -41,7 +42,7 @@ def set_rp_filter(ns: Namespace, value: int, undo: UndoLog) -> None:
 
 def differing_rp_filter(ns: Namespace, value: int) -> list[str]:
     """The interfaces (or "all", "default") of the namespace whose rp_filter is another."""
-    other = netconf.rp_filter_other_than(ns.rtnl, value)
+    other = remembered.rp_filter_other_than(ns, value)
     return [name for name, _ in _named(ns, other)]
 
 
@@ -79,7 +80,7 @@ def refuse_advertisements(ns: Namespace, name: str) -> None:
         _write_existing(None, [(f"net/ipv6/conf/{name}/{key}", 0) for key in ("accept_ra", "autoconf")])
 
 
-def _named(ns: Namespace, values: dict[netconf.Key, int]) -> list[tuple[str, int]]:
+def _named(ns: Namespace, values: dict[Key, int]) -> list[tuple[str, int]]:
     """The values by interface name. Interfaces that went away meanwhile are left out."""
     named: list[tuple[str, int]] = [(key, old) for key, old in values.items() if isinstance(key, str)]
     for key, old in values.items():

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Final
 
 from underlay.errors import AddressInUse
-from underlay.net import addr, link, route
+from underlay.net import remembered, route
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from underlay.net.addr import Addr
     from underlay.net.netns import Namespace
 
 # Interfaces of container networks and virtual machines: their addresses are no node addresses.
 _NOT_THE_NODE: Final = re.compile(
     r"(docker|cbr|dummy|virbr|lxcbr|veth|cali|flannel|kube-ipvs|cni|cilium)|(lo|vx-submariner)\Z", re.ASCII
 )
-_FAMILIES: Final = {4: AF_INET, 6: AF_INET6}
 _TYPE_LOCAL: Final = 2  # RTN_LOCAL
 
 
@@ -40,14 +37,9 @@ class NodeAddresses:
 
 def find(host: Namespace, pod_addresses: Sequence[str], families: Collection[int]) -> NodeAddresses:
     """Ask the node's kernel. Raises AddressInUse where an address of the pod is the node's own."""
-    listed = _global(host, families)
-    owners = list(dict.fromkeys(one.index for one in listed))
-    answers = host.rtnl.requests(
-        [*map(route.lookup_message, pod_addresses), *(link.index_message(one) for one in owners)]
-    )
-    ways = [route.looked_up(answer) for answer in answers[: len(pod_addresses)]]
-    links = [link.found(answer) for answer in answers[len(pod_addresses) :]]
-    kept = {one.index for one in links if one is not None and not _NOT_THE_NODE.match(one.name)}
+    listed, names = remembered.addresses(host, families)
+    ways = route.lookups(host.rtnl, pod_addresses)
+    kept = {index for index, name in names.items() if not _NOT_THE_NODE.match(name)}
 
     found: dict[str, None] = {}
     towards: dict[int, str] = {}
@@ -65,16 +57,6 @@ def find(host: Namespace, pod_addresses: Sequence[str], families: Collection[int
         found[each] = None
         towards.setdefault(6 if ":" in each else 4, each)
     return NodeAddresses(tuple(found), towards, devices)
-
-
-def _global(host: Namespace, families: Collection[int]) -> list[Addr]:
-    """Every global address of the node, in the order of the interfaces."""
-    return [
-        one
-        for family in families
-        for one in addr.dump(host.rtnl, family=_FAMILIES[family], scope=addr.SCOPE_GLOBAL)
-        if not one.flags & addr.IFA_F_DADFAILED
-    ]
 
 
 def _is_of_one_link(text: str) -> bool:
