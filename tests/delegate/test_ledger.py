@@ -283,3 +283,19 @@ def test_add_on_a_full_disk_touches_nothing_and_del_of_an_earlier_pod_works(
     with engine.session(bench.sandbox(pod), ORIGIN, soon()) as session:
         session.add(bench.attachment())
     engine.close()
+
+
+def test_a_new_container_is_known_to_be_new(ledger: Ledger, tmp_path: Path, log: Log) -> None:
+    assert ledger.may_know("c1")  # until it has looked once
+    assert not ledger.may_know("c1")
+    row_id = ledger.begin(ROW)
+    assert ledger.may_know("c1")
+    assert not ledger.may_know("c2")
+    ledger.close()
+    again = Ledger(ledger.path, log)
+    assert again.may_know("c2")
+    assert again.may_know("c1")
+    assert not again.may_know("c2")
+    again.forget([row_id])
+    assert not again.may_know("c1")
+    again.close()

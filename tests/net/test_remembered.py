@@ -1,4 +1,4 @@
-"""What is remembered of the node is what a fresh read would say, whoever changed it, and nothing is read for nothing."""
+"""What is remembered of the node is what a fresh read would say, whoever changed it; nothing is read for nothing."""
 
 from __future__ import annotations
 

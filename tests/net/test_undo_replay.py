@@ -6,6 +6,7 @@ import itertools
 import msgspec
 import pytest
 
+from underlay.errors import StateUnwritable
 from underlay.net import addr, link, neigh, route, rule, veth
 from underlay.net.netns import Namespace
 from underlay.net.replay import replay
@@ -290,3 +291,37 @@ def test_an_entry_that_cannot_be_journalled_is_not_kept():
     with pytest.raises(OSError, match="No space"):
         log.record(DropLink("host", "a", kind="veth"))
     assert log.entries == []
+
+
+def test_entries_for_a_later_act_go_with_the_next_record():
+    writes: list[list[Entry]] = []
+    log = UndoLog(lambda entries: writes.append(list(entries)))
+    nic, way = DropLink("pod", "net1", mac=NIC_MAC), DropRoute("pod", "10.0.0.0/8", 254)
+    log.ahead(nic)
+    assert writes == []
+    log.record(way)
+    log.record()
+    assert writes == [[way, nic]]
+    assert log.entries == [way, nic]
+    log.ahead(nic)
+    log.record()
+    assert writes == [[way, nic], [nic]]
+
+
+def test_entries_that_could_not_be_written_are_not_taken_for_written():
+    writes: list[list[Entry]] = []
+
+    def once_full(entries):
+        if not writes:
+            writes.append([])
+            raise StateUnwritable("full")
+        writes.append(list(entries))
+
+    log = UndoLog(once_full)
+    nic = DropLink("pod", "net1", mac=NIC_MAC)
+    log.ahead(nic)
+    with pytest.raises(StateUnwritable):
+        log.record()
+    assert log.entries == []
+    log.record()
+    assert writes[1:] == [[nic]] == [log.entries]

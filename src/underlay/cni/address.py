@@ -6,11 +6,13 @@ much.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 
 _MAPPED = 0xFFFF  # the upper 96 bits of ::ffff:0:0/96
+_TEXTS = 512  # kept parsed: gateways and subnets come again with every pod
 BITS = {4: 32, 6: 128}
 
 
@@ -59,6 +61,7 @@ def text(family: int, value: int) -> str:
     return inet_ntop(AF_INET6, value.to_bytes(16, "big"))
 
 
+@lru_cache(_TEXTS)
 def parse(value: str) -> Address | None:
     """An address without prefix length; None where the text is none. IPv4-mapped IPv6 is IPv4, as elsewhere in CNI."""
     try:
@@ -70,6 +73,7 @@ def parse(value: str) -> Address | None:
     return Address(4, number & 0xFFFFFFFF) if number >> 32 == _MAPPED else Address(6, number)
 
 
+@lru_cache(_TEXTS)
 def parse_prefix(value: str) -> Prefix | None:
     """An address in CIDR form, host bits kept; None where the text is none."""
     host, _, length = value.partition("/")

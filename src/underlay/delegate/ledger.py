@@ -88,6 +88,8 @@ class Ledger:
         self._log = log
         self._gone: set[int] = set()  # rows whose removal the disk refused; they count as removed
         self._stores: set[tuple[str, str]] = set()
+        self._containers: dict[int, str] = {}  # of each row, in the file that was opened as the number says
+        self._containers_of = 0
         self._encode = msgspec.json.Encoder().encode
         tables = {"attachment": COLUMNS, "store": ("kind", "place")}
         self._file = Database(path, log, what="ledger", schema=_SCHEMA, version=SCHEMA_VERSION, tables=tables)
@@ -110,10 +112,12 @@ class Ledger:
         )  # fmt: skip
         with self._writing() as db:
             try:
-                return db.execute(_INSERT, values).lastrowid or 0
+                number = db.execute(_INSERT, values).lastrowid or 0
             except sqlite3.IntegrityError as error:
                 what = f"{row.ifname!r} of network {row.network!r} in container {row.container_id}"
                 raise InterfaceExists(f"the ledger already holds {what}") from error
+            self._containers[number] = row.container_id
+            return number
 
     def record(self, row_id: int, entries: Sequence[msgspec.Struct]) -> None:
         """Append undo entries to a row, before the acts that they take back. Raises StateUnwritable."""
@@ -143,7 +147,10 @@ class Ledger:
     def forget(self, ids: Iterable[int]) -> None:
         """Remove rows. Where the disk refuses, they count as removed and the removal is tried again later."""
         wanted = list(ids)
-        if not self._try_each("DELETE FROM attachment WHERE id = ?", wanted):
+        if self._try_each("DELETE FROM attachment WHERE id = ?", wanted):
+            for row_id in wanted:
+                self._containers.pop(row_id, None)
+        else:
             self._gone.update(wanted)
 
     def remember_store(self, kind: str, place: str) -> None:
@@ -166,6 +173,18 @@ class Ledger:
         """The rows of one container that came by calls of that owner and CNI_IFNAME, oldest first."""
         where = f"{_SELECT} WHERE container_id = ? AND owner = ? AND origin_ifname = ? ORDER BY id"
         return self._rows(where, (container_id, origin.owner, origin.ifname))
+
+    def may_know(self, container_id: str) -> bool:
+        """False where no row can be of that container; costs a look into memory, for the many that are new."""
+        if self._containers_of != self._file.opened:
+            opened = self._file.opened
+            with self._file.reading() as db:
+                if db is None:
+                    return True
+                self._containers = dict(db.execute("SELECT id, container_id FROM attachment"))
+                self._containers_of = opened
+            return True
+        return container_id in list(self._containers.values())
 
     def rows(self) -> list[Row]:
         """Every row, oldest first."""

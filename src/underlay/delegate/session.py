@@ -288,7 +288,8 @@ class Session:
         """At the first ``add``: what an earlier call left half-made, or of an earlier sandbox, is undone."""
         if self._whole is None:
             self._whole = set()
-            rows = self._engine.ledger.find(self._sandbox.container_id, self._origin)
+            ledger, container_id = self._engine.ledger, self._sandbox.container_id
+            rows = ledger.find(container_id, self._origin) if ledger.may_know(container_id) else []
             for row in rows:
                 if row.state == "added" and self._is_here(row):
                     self._whole.add((row.ifname, row.network))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from errno import EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO
 from fcntl import LOCK_EX, LOCK_NB, flock
 from stat import S_ISREG
@@ -31,6 +32,7 @@ _LAST: Final = "last_reserved_ip."
 _ADDRESS_STARTS: Final = frozenset("0123456789abcdefABCDEF:")
 _BLANK: Final = b" \t\r\n\0"  # what a file may be filled with that a power cut left behind
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_CHANGE: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_RESERVATION: Final = (ENOENT, EISDIR, ELOOP, ENOTDIR, ENXIO)
 _MAX_CONTENT: Final = 4096
 
@@ -45,6 +47,7 @@ class Store:
         self.directory = directory
         self._deadline = deadline
         self._lock = -1
+        self._last: dict[int, int] = {}  # by range set, the open file
 
     def __enter__(self) -> Store:
         path = f"{self.directory}/lock"
@@ -82,11 +85,17 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for file in self._last.values():
+            os.close(file)
         os.close(self._lock)  # and with the open file goes its lock
 
     def last(self, index: int) -> Address | None:
         """The address that range set ``index`` gave out last; None for none, or where the file was cut off."""
-        return parse((_read(f"{self.directory}/{_LAST}{index}") or b"").decode("latin-1"))
+        try:
+            content = os.pread(self._last_file(index), _MAX_CONTENT, 0)
+        except OSError:  # none yet, or something else of that name: to forget it costs the round robin alone
+            return None
+        return parse(content.strip(_BLANK).decode("latin-1"))
 
     def is_free(self, address: str) -> bool:
         """Whether nobody holds the address. A file without content is what a crash left of a reservation that was
@@ -125,19 +134,18 @@ class Store:
     def remember(self, index: int, address: str) -> None:
         """Write down what range set ``index`` gave out last. A full disk costs the round robin, not the address."""
         text = address.encode()
-        try:
-            file = os.open(f"{self.directory}/{_LAST}{index}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return
-        try:
+        with suppress(OSError):
+            file = self._last_file(index, os.O_CREAT)
             # In place: ext4 writes a file that was truncated out to the disk when it is closed (auto_da_alloc), 250 µs.
-            os.write(file, text)
+            os.pwrite(file, text, 0)
             if os.fstat(file).st_size > len(text):
                 os.ftruncate(file, len(text))
-        except OSError:
-            return
-        finally:
-            os.close(file)
+
+    def _last_file(self, index: int, create: int = 0) -> int:
+        """Open until the end of the block: it is read first and written last."""
+        if index not in self._last:
+            self._last[index] = os.open(f"{self.directory}/{_LAST}{index}", _CHANGE | create, 0o600)
+        return self._last[index]
 
     def remove(self, address: str, still: Callable[[bytes], bool]) -> bool:
         """Give an address back, if what its file holds is ``still`` the case."""

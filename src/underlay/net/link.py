@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -144,6 +145,10 @@ def parse(body: bytes) -> Link:
     )
 
 
+# A parent's answer has fifty attributes, and is the same for every pod.
+_parse_again = lru_cache(32)(parse)
+
+
 def _number(told: dict[int, bytes], kind: int) -> int | None:
     payload = told.get(kind)
     return None if payload is None else integer(payload)
@@ -204,7 +209,7 @@ def _one(rtnl: Rtnl, message: Message) -> Link | None:
 def found(answer: bytes | KernelError) -> Link | None:
     """The answer to a get: the link, None where there is none. Raises KernelError for any other fault."""
     if isinstance(answer, bytes):
-        return parse(answer)
+        return _parse_again(answer)
     if answer.errno == errno.ENODEV:
         return None
     raise answer

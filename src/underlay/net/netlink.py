@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import struct
 import sys
+from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ NLMSGERR_ATTR_MISS_TYPE = 5
 _NESTED = 0x8000
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _ORDER = sys.byteorder
+_TEXTS = 512  # addresses kept packed: gateways and subnets come again with every pod
 _PAD = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
 
 HEADER = struct.Struct("=IHHII")
@@ -184,6 +186,7 @@ def fixed(layout: struct.Struct, body: bytes) -> tuple[int, ...]:
     return layout.unpack_from(body)
 
 
+@lru_cache(_TEXTS)
 def pack_address(address: str) -> tuple[int, bytes]:
     """An address as (family, network-order bytes). Raises ValueError naming it."""
     family = AF_INET6 if ":" in address else AF_INET
@@ -193,6 +196,7 @@ def pack_address(address: str) -> tuple[int, bytes]:
         raise ValueError(f"{address!r} is no IP address") from error
 
 
+@lru_cache(_TEXTS)
 def pack_cidr(cidr: str) -> tuple[int, bytes, int]:
     """A CIDR as (family, address bytes, prefix length); without a length it is a host's. Raises ValueError."""
     address, slash, length = cidr.partition("/")

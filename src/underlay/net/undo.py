@@ -138,12 +138,23 @@ class UndoLog:
     def __init__(self, journal: Callable[[Sequence[msgspec.Struct]], None]) -> None:
         self._journal = journal
         self.entries: list[msgspec.Struct] = []
+        self._ahead: tuple[msgspec.Struct, ...] = ()
         self._rollback: list[Callable[[], None]] = []
 
     def record(self, *entries: msgspec.Struct) -> None:
         """Write down how to take back what comes next. Other layers add entry types of their own."""
-        self._journal(entries)
-        self.entries.extend(entries)
+        entries += self._ahead
+        if entries:
+            self._journal(entries)
+            self.entries.extend(entries)
+            self._ahead = ()
+
+    def ahead(self, *entries: msgspec.Struct) -> None:
+        """Have entries for a later act go with the next :meth:`record`, behind what that is given: one write for both.
+
+        Whoever acts calls ``record()`` before, which does nothing where they are down already.
+        """
+        self._ahead += entries
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
         """Remember an inverse that is needed only if this request fails."""

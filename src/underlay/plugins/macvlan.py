@@ -71,9 +71,13 @@ class Macvlan:
         pod = ctx.sandbox()
         parent = _parent(settings, pod if settings.in_pod else ctx.host)
         _check_mtu(settings, parent)
+        # passthru takes over its parent's address, whatever the message says (macvlan_common_newlink)
+        mac = "" if settings.mode == "passthru" else settings.mac or link.random_mac()
+        if mac:
+            ctx.undo.ahead(DropLink("pod", call.ifname, mac=mac))
         addressed = own_nic.allocate_before(call, ctx)
         own_nic.check_mtu(addressed, settings.mtu, parent)
-        made = _make(call.ifname, settings, parent, ctx)
+        made = _make(call.ifname, mac, settings, parent, ctx)
         addressed = own_nic.allocate_behind(call, ctx) or addressed
         own_nic.check_mtu(addressed, settings.mtu, parent)
         own_nic.configure(made, addressed, ctx, accept_ra=settings.accept_ra)
@@ -159,15 +163,15 @@ def _check_mtu(settings: Settings, parent: link.Link) -> None:
         raise InvalidConfig(f'"mtu" {settings.mtu} is larger than the {parent.mtu} of {parent.name}')
 
 
-def _make(name: str, settings: Settings, parent: link.Link, ctx: Context) -> link.Link:
+def _make(name: str, mac: str, settings: Settings, parent: link.Link, ctx: Context) -> link.Link:
     """Make the link in the pod, down."""
     pod = ctx.sandbox()
-    mac = settings.mac or link.random_mac()
-    if settings.mode == "passthru":
-        mac = ""  # it takes over its parent's, whatever the message says (macvlan_common_newlink)
-        own_nic.refuse_existing(name, pod)  # the undo log knows it by its kind alone
     index = link.random_index()
-    ctx.undo.record(DropLink("pod", name, mac=mac, kind="" if mac else "macvlan"))
+    if mac:
+        ctx.undo.record()
+    else:
+        own_nic.refuse_existing(name, pod)  # the undo log knows it by its kind alone
+        ctx.undo.record(DropLink("pod", name, kind="macvlan"))
     try:
         _create(name, index, settings, parent, mac, ctx)
     except KernelError as error:

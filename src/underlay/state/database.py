@@ -45,6 +45,7 @@ class Database:
         self._db: sqlite3.Connection | None = None
         self._readonly = False
         self._fault = ""  # logged once, not with every request
+        self.opened = 0  # how often: what somebody knows of an earlier file may not hold for this one
         with self._lock:
             self._reopen()
 
@@ -145,6 +146,7 @@ class Database:
         except BaseException:
             db.close()
             raise
+        self.opened += 1
         return db
 
     def _replace(self, error: sqlite3.DatabaseError) -> None:
