@@ -8,8 +8,8 @@ Because a block belongs to addresses and not to a pool, pools that overlap canno
     hand over  node ─▶ another node      compare-and-swap by the owner, where ``wanted`` names the other
     evict      node ─▶ free, resting     compare-and-swap by the controller, once the Node object has gone
 
-Every change of ownership raises ``revision`` by one, so what a watch shows late is known to be old. ``leases`` is a
-report to whoever wants to know, seconds late; nothing is decided by it but whom to ask.
+Every swap raises ``revision`` by one, be it for ``owned`` or for ``wanted``, so what a watch shows late is known to be
+old. ``leases`` is a report to whoever wants to know, seconds late; nothing is decided by it but whom to ask.
 """
 
 from __future__ import annotations
@@ -89,13 +89,17 @@ class BlockStore(Protocol):
     """
 
     def known(self) -> Iterable[Block]:
-        """What the watch has shown, each block as of its last event. Empty until :meth:`ready`."""
+        """What the watch has shown, each block as of its last event. Empty until :meth:`ready`. The list that the watch
+        begins with is a consistent one: not older than the process.
+        """
 
     def ready(self) -> bool:
         """Whether every block has been seen once."""
 
     def follow(self, changed: Callable[[Block], None]) -> None:
-        """Have every block that comes or changes told to ``changed``, in order for each block, from one thread."""
+        """Have every block that comes or changes from now on told to ``changed``, in order for each block, from one
+        thread. One that was deleted is told as a block with ``version`` "".
+        """
 
     def read(self, key: Key, deadline: float) -> Block:
         """The block as it is now; with ``version`` "" where it does not exist."""
