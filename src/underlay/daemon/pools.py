@@ -11,9 +11,10 @@ from underlay.delegate.engine import boot_id
 from underlay.errors import StateUnwritable
 from underlay.ipam.pools.journal import Journal
 from underlay.ipam.pools.lease import HELD, Lease
-from underlay.ipam.pools.leases import Leases, WholePools
+from underlay.ipam.pools.leases import Leases
 from underlay.ipam.pools.plugin import Spiderpool
 from underlay.ipam.pools.section import NAME
+from underlay.ipam.pools.shares import WholePools
 from underlay.ipam.undo import Release
 from underlay.kube.pool_manifests import PoolManifests, here
 

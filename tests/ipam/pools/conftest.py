@@ -12,9 +12,10 @@ import pytest
 from underlay.cni.config import parse_plugin
 from underlay.ipam.allocator import Holder
 from underlay.ipam.pools.journal import Journal
-from underlay.ipam.pools.leases import Leases, WholePools
+from underlay.ipam.pools.leases import Leases
 from underlay.ipam.pools.objects import Pool, Reserved, Subnet, parse_object
 from underlay.ipam.pools.plugin import Spiderpool
+from underlay.ipam.pools.shares import WholePools
 from underlay.ipam.pools.surroundings import Catalogue, Owner, Subject
 
 if TYPE_CHECKING:

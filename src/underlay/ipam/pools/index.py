@@ -31,7 +31,7 @@ class Index:
 
     def keeper(self, keeper: str, ifname: str) -> Mapping[Address, Lease]:
         """What is held by, or kept for, a keeper's NIC; of a reservation, whichever NIC."""
-        return self._keepers.get(_key(keeper, ifname), _NOTHING)
+        return self._keepers.get(identity(keeper, ifname), _NOTHING)
 
     def add(self, lease: Lease) -> None:
         """Know a lease, in the place of what was known of its address."""
@@ -40,7 +40,7 @@ class Index:
         if lease.state == HELD:
             self._containers.setdefault(lease.container_id, {})[lease.address] = lease
         if lease.keeper:
-            self._keepers.setdefault(_key(lease.keeper, lease.ifname), {})[lease.address] = lease
+            self._keepers.setdefault(identity(lease.keeper, lease.ifname), {})[lease.address] = lease
 
     def remove(self, address: Address) -> None:
         """Forget an address."""
@@ -50,13 +50,14 @@ class Index:
         if lease.state == HELD:
             _remove(self._containers, lease.container_id, address)
         if lease.keeper:
-            _remove(self._keepers, _key(lease.keeper, lease.ifname), address)
+            _remove(self._keepers, identity(lease.keeper, lease.ifname), address)
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self.by_address.values())
 
 
-def _key(keeper: str, ifname: str) -> tuple[str, str]:
+def identity(keeper: str, ifname: str) -> tuple[str, str]:
+    """Under what a lease is found by its keeper; a reservation is for whichever NIC."""
     return keeper, "" if keeper.startswith(RESERVED) else ifname
 
 

@@ -16,11 +16,12 @@ from underlay.state.database import Database, transaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2  # 1 had no shares
 COLUMNS: Final = (
     "address", "pool", "state", "uid", "container_id", "ifname", "pod", "keeper", "network", "boot", "since",
 )  # fmt: skip
 CUT_COLUMNS: Final = ("name", "subnet", "family", "application", "ips", "count", "flexible", "reclaim")
+SHARE_COLUMNS: Final = ("block", "mask", "revision", "boot")
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS lease (
   address TEXT PRIMARY KEY, pool TEXT NOT NULL, state TEXT NOT NULL, uid TEXT NOT NULL, container_id TEXT NOT NULL,
@@ -29,9 +30,12 @@ CREATE TABLE IF NOT EXISTS lease (
 CREATE TABLE IF NOT EXISTS cut (
   name TEXT PRIMARY KEY, subnet TEXT NOT NULL, family INTEGER NOT NULL, application TEXT NOT NULL, ips TEXT NOT NULL,
   count INTEGER NOT NULL, flexible INTEGER NOT NULL, reclaim INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS share (
+  block TEXT PRIMARY KEY, mask INTEGER NOT NULL, revision INTEGER NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
 """
 _PUT: Final = f"INSERT OR REPLACE INTO lease VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - constants only
 _PUT_CUT: Final = f"INSERT OR REPLACE INTO cut VALUES ({', '.join('?' * len(CUT_COLUMNS))})"  # noqa: S608 - constants only
+_PUT_SHARE: Final = "INSERT OR REPLACE INTO share VALUES (?, ?, ?, ?)"
 
 Statement = tuple[str, tuple[object, ...]]
 
@@ -52,7 +56,7 @@ class Journal:
 
     def __init__(self, path: str, log: Callable[..., None]) -> None:
         self.path = path
-        tables = {"lease": COLUMNS, "cut": CUT_COLUMNS}
+        tables = {"lease": COLUMNS, "cut": CUT_COLUMNS, "share": SHARE_COLUMNS}
         self._file = Database(path, log, what="pool ledger", schema=_SCHEMA, version=SCHEMA_VERSION, tables=tables)
         self._gathering = threading.Lock()
         self._turn = threading.Lock()
@@ -87,6 +91,18 @@ class Journal:
     def cuts(self) -> list[tuple[object, ...]]:
         """Every pool that was cut."""
         return self._rows("cut", CUT_COLUMNS, "name")
+
+    def put_share(self, block: str, mask: int, revision: int, boot: str) -> None:
+        """Write what this node owns of a block: bit n of ``mask`` is its n-th address, ``block`` the first as text."""
+        self._write([(_PUT_SHARE, (block, mask, revision, boot))])
+
+    def forget_share(self, block: str) -> None:
+        """Remove one."""
+        self._write([("DELETE FROM share WHERE block = ?", (block,))])
+
+    def shares(self) -> list[tuple[object, ...]]:
+        """Every share, in the order of SHARE_COLUMNS."""
+        return self._rows("share", SHARE_COLUMNS, "block")
 
     def checkpoint(self) -> None:
         """Copy the write-ahead log into the file; for a thread that serves nobody."""

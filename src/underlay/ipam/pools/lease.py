@@ -63,6 +63,12 @@ class Lease(NamedTuple):
         return f"held by {whom} ({self.ifname})"
 
 
+def keepers(who: Lease) -> tuple[str, ...]:
+    """On behalf of whom the NIC gets what is kept: its pod by name, its keeper."""
+    reserved = (f"{RESERVED}/{who.pod}",) if who.pod else ()
+    return (*reserved, who.keeper) if who.keeper else reserved
+
+
 def row(lease: Lease) -> tuple[object, ...]:
     """As the journal stores it."""
     return (lease.shown, *lease[1:])

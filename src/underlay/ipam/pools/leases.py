@@ -12,47 +12,28 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import replace
+from math import isinf
+from typing import TYPE_CHECKING, Final
 
 from underlay.cni.address import Address
-from underlay.errors import NoAddressLeft
+from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import intervals
 from underlay.ipam.pools.index import Index
-from underlay.ipam.pools.lease import ASIDE, HELD, KEPT, RESERVED, REST, Lease
+from underlay.ipam.pools.lease import ASIDE, HELD, KEPT, RESERVED, REST, Lease, keepers
 from underlay.ipam.pools.space import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from underlay.ipam.pools.intervals import Intervals
     from underlay.ipam.pools.journal import Journal
     from underlay.ipam.pools.lease import State
     from underlay.ipam.pools.objects import Pool
+    from underlay.ipam.pools.shares import Blocks
     from underlay.ipam.pools.surroundings import Catalogue
 
 REST_SECONDS: Final = 30.0
-
-
-class Blocks(Protocol):
-    """Which part of a pool this node hands out. Thread-safe; ``deadline`` on the ``time.monotonic`` clock."""
-
-    def owned(self, pool: Pool) -> Intervals:
-        """What the node may hand out of the pool now, a part of ``pool.ranges``. Never waits."""
-
-    def more(self, pool: Pool, deadline: float) -> bool:
-        """Called where nothing is left: try to own more of the pool; whether :meth:`owned` has grown."""
-
-
-class WholePools:
-    """The blocks of a node without a cluster: it owns every one."""
-
-    def owned(self, pool: Pool) -> Intervals:
-        """All of the pool."""
-        return pool.ranges
-
-    def more(self, pool: Pool, deadline: float) -> bool:
-        """There is no more."""
-        return False
 
 
 class Leases:
@@ -74,6 +55,9 @@ class Leases:
         self._realtime_ns = realtime_ns
         self._lock = threading.Lock()
         self._catalogue: Catalogue | None = None
+        self._pools: Sequence[Pool] = ()
+        self._reserved: Mapping[int, Intervals] = {4: (), 6: ()}
+        self._generation = 0  # of what the spaces may hand out
         self._spaces = {4: Space[Lease](rest), 6: Space[Lease](rest)}
         self._index = Index()
         self._resting: list[tuple[float, Lease]] = []
@@ -92,20 +76,32 @@ class Leases:
             return
         with self._lock:
             self._catalogue = catalogue
-            pools = [*catalogue.pools.values(), *cut]
-            for family, space in self._spaces.items():
-                reserved = _reserved(catalogue, family)
-                space.configure(
-                    {
-                        pool.name: intervals.without(self._blocks.owned(pool), reserved)
-                        for pool in pools
-                        if pool.family == family
-                    }
-                )
+            self._pools = [*catalogue.pools.values(), *cut]
+            self._reserved = {family: _reserved(catalogue, family) for family in self._spaces}
+            self._configure()
             resting, self._resting = self._resting, []
             for since, lease in sorted(resting):
                 if lease.value not in self._spaces[lease.family].taken:
                     self._spaces[lease.family].lay_to_rest(lease.value, lease.pool, since)
+
+    def refresh(self, came: Mapping[Address, int] | None = None) -> None:
+        """The blocks have grown or shrunk. ``came``: what others have used until then (realtime ns) of what is new."""
+        with self._lock:
+            self._configure()
+            now, real = self._monotonic(), self._realtime_ns()
+            for address, until in sorted((came or {}).items(), key=lambda one: one[1]):
+                space, ago = self._spaces[address.family], max(0.0, (real - until) / 1e9)
+                if ago < self._rest and address.value not in space.taken:
+                    space.lay_to_rest(address.value, "", now - ago)
+
+    def free(self, addresses: Iterable[Address]) -> dict[Address, int]:
+        """Those that nobody holds, is to get or waits for, each with when it was last used (realtime ns; 0: it has
+        rested). Of addresses that the blocks own no longer, it stays so.
+        """
+        with self._lock:
+            skew = self._realtime_ns() - int(self._monotonic() * 1e9)
+            idle = {one: self._spaces[one.family].idle(one.value) for one in addresses}
+        return {one: 0 if isinf(since) else int(since * 1e9) + skew for one, since in idle.items() if since is not None}
 
     # -- one NIC -----------------------------------------------------------------------------------------------------
 
@@ -123,15 +119,21 @@ class Leases:
         """A pending lease of the first pool that has an address, made out as ``who`` is (its address and pool do not
         count). What is kept for its keeper or reserved for its pod comes first, but for ``avoid``.
 
-        Raises NoAddressLeft.
+        Raises NoAddressLeft, TryAgain.
         """
-        with self._lock:
-            lease = self._take_kept(pools, who, avoid) or self._take_next(pools, who)
-        while lease is None and any(self._more(pool, deadline) for pool in pools):
-            with self._lock:
-                lease = self._take_next(pools, who)
+        lease = self._take_kept(pools, who, avoid)
+        if lease is None and not avoid and self._blocks.elsewhere(pools, who, deadline):
+            lease = self._take_kept(pools, who, avoid)
+        unknown: TryAgain | None = None
+        for pool in pools if lease is None else ():
+            try:
+                lease = self._take_from(pool, who, deadline)
+            except TryAgain as error:
+                unknown = error
+            if lease is not None:
+                break
         if lease is None:
-            raise NoAddressLeft(_exhausted(pools))
+            raise unknown or NoAddressLeft(_exhausted(pools))
         return lease
 
     def confirm(self, leases: Sequence[Lease]) -> None:
@@ -152,6 +154,7 @@ class Leases:
             for lease in leases:
                 self._index.add(lease)
             self._left(leaving)
+        self._blocks.touched([*leases, *stale])
 
     def abandon(self, leases: Iterable[Lease]) -> None:
         """Undo :meth:`take`: a kept address is kept again, another is free and need not rest."""
@@ -175,6 +178,7 @@ class Leases:
             space = self._spaces[lease.family]
             space.taken.pop(lease.value, None)
             space.set_aside(lease.value, self._monotonic() + seconds)
+        self._blocks.touched([lease])
 
     def release(self, container_id: str, ifname: str, addresses: Collection[Address] = ()) -> list[Lease]:
         """Give back ``addresses``, or with none given all, that this NIC holds; returns those given back.
@@ -194,10 +198,18 @@ class Leases:
         """Whose the address is."""
         return self._spaces[address.family].taken.get(address.value)
 
-    def room(self, pool: Pool) -> int:
+    def pools(self) -> Sequence[Pool]:
+        """The pools that count."""
+        return self._pools
+
+    def left(self, pool: Pool) -> int:
         """How many addresses of the pool are free on this node. Takes time with the number held."""
         with self._lock:
             return self._spaces[pool.family].room(pool.name)
+
+    def room(self, pool: Pool) -> int:
+        """The same, with those that this node might get."""
+        return self.left(pool) + self._blocks.spare(pool)
 
     def taken(self) -> list[Lease]:
         """Every lease, those too that are pending or on their way back."""
@@ -213,10 +225,17 @@ class Leases:
         return self._end(leases, keep=False)
 
     def keep(self, address: Address, pool: str, keeper: str) -> None:
-        """Reserve a free address for a keeper. Raises NoAddressLeft where somebody has it, StateUnwritable."""
+        """Reserve a free address for a keeper. Raises NoAddressLeft where somebody has it or another node owns it,
+        StateUnwritable.
+        """
         lease = Lease(address, pool, KEPT, keeper=keeper, since=self._realtime_ns())
         with self._lock:
-            if not self._spaces[address.family].claim(address.value, lease):
+            space = self._spaces[address.family]
+            ours = self._catalogue is None or space.holds(pool, address.value)
+            if address.value not in space.taken and not ours:
+                raise NoAddressLeft(f"{address} of pool {pool!r} is not this node's to hand out",
+                                    hint="Reserve it on the node that owns it.")  # fmt: skip
+            if not space.claim(address.value, lease):
                 owner = self.at(address)
                 words = owner.owner() if owner else "in use by a host outside"
                 raise NoAddressLeft(f"{address} cannot be reserved: it is {words}", hint="Release it first.")
@@ -227,6 +246,7 @@ class Leases:
             raise
         with self._lock:
             self._index.add(lease)
+        self._blocks.touched([lease])
 
     def restore(self, leases: Iterable[Lease]) -> list[Lease]:
         """Hold what somebody else knows to be held and the journal does not; returns that. An address that the journal
@@ -242,6 +262,7 @@ class Leases:
                     self._index.add(lease)
                     lost.append(lease)
         self._journal.put(lost)
+        self._blocks.touched(lost)
         return lost
 
     def tidy(self, wanted: Callable[[str], bool | None]) -> list[Lease]:
@@ -253,39 +274,42 @@ class Leases:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _configure(self) -> None:
+        """To be called with the lock."""
+        self._generation += 1
+        for family, space in self._spaces.items():
+            pools = [pool for pool in self._pools if pool.family == family]
+            reserved = self._reserved[family]
+            space.configure({pool.name: intervals.without(self._blocks.owned(pool), reserved) for pool in pools})
+
     def _take_kept(self, pools: Sequence[Pool], who: Lease, avoid: Collection[Address]) -> Lease | None:
-        for keeper in (f"{RESERVED}/{who.pod}" if who.pod else "", who.keeper):
-            for address, kept in self._index.keeper(keeper, who.ifname).items() if keeper else ():
-                space = self._spaces[address.family]
-                if kept.state != KEPT or address in avoid or space.taken.get(address.value) is not kept:
-                    continue
-                pool = next(
-                    (p.name for p in pools if p.family == address.family and space.holds(p.name, address.value)), ""
-                )
-                if pool:
-                    lease = who._replace(address=address, pool=pool, keeper=keeper)
-                    space.put(address.value, lease)
-                    return lease
-        return None
-
-    def _take_next(self, pools: Sequence[Pool], who: Lease) -> Lease | None:
-        for pool in pools:
-            space = self._spaces[pool.family]
-            value = space.take(pool.name, who, self._monotonic())
-            if value is not None:
-                lease = who._replace(address=Address(pool.family, value), pool=pool.name)
-                space.put(value, lease)
-                return lease
-        return None
-
-    def _more(self, pool: Pool, deadline: float) -> bool:
-        if not self._blocks.more(pool, deadline):
-            return False
         with self._lock:
-            assert self._catalogue is not None, "follow() comes first"
-            reserved = _reserved(self._catalogue, pool.family)
-            self._spaces[pool.family].extend(pool.name, intervals.without(self._blocks.owned(pool), reserved))
-        return True
+            for keeper in keepers(who):
+                for address, kept in self._index.keeper(keeper, who.ifname).items():
+                    space = self._spaces[address.family]
+                    if kept.state != KEPT or address in avoid or space.taken.get(address.value) is not kept:
+                        continue
+                    fits = (p for p in pools if p.family == address.family and space.holds(p.name, address.value))
+                    pool = next(fits, None)
+                    if pool is not None:
+                        lease = who._replace(address=address, pool=pool.name, keeper=keeper)
+                        space.put(address.value, lease)
+                        return lease
+        return None
+
+    def _take_from(self, pool: Pool, who: Lease, deadline: float) -> Lease | None:
+        space = self._spaces[pool.family]
+        while True:
+            with self._lock:
+                value = space.take(pool.name, who, self._monotonic())
+                if value is not None:
+                    lease = who._replace(address=Address(pool.family, value), pool=pool.name)
+                    space.put(value, lease)
+                    return lease
+                generation = self._generation
+                usable = replace(pool, ranges=intervals.without(pool.ranges, self._reserved[pool.family]))
+            if generation == self._generation and not self._blocks.more(usable, deadline):
+                return None
 
     def _superseded(self, lease: Lease, among: Sequence[Lease]) -> list[Lease]:
         """What was kept for the lease's keeper and NIC in its family and is not used by this ADD: it has moved."""
@@ -306,6 +330,7 @@ class Leases:
             raise
         with self._lock:
             self._left(leaving)
+        self._blocks.touched([before for before, _ in leaving])
         return [before for before, _ in leaving]
 
     def _leaving(self, leases: Iterable[Lease], afterwards: Callable[[Lease], State]) -> list[tuple[Lease, Lease]]:

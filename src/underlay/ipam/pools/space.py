@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from heapq import heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from underlay.ipam.pools import intervals
@@ -81,10 +82,6 @@ class Space(Generic[T]):
             for one in cluster:
                 one.neighbours = tuple(other for other in cluster if other is not one)
 
-    def extend(self, pool: str, ranges: Intervals) -> None:
-        """The pool may hand out other ranges than before (a block came or went)."""
-        self.configure({**{name: free.ranges for name, free in self._free.items()}, pool: ranges})
-
     def take(self, pool: str, owner: T, now: float) -> int | None:
         """The next free address of the pool, held by ``owner`` from now on; None where it has none."""
         free = self._free.get(pool)
@@ -132,6 +129,12 @@ class Space(Generic[T]):
     def set_aside(self, value: int, until: float) -> None:
         """Hand the address out to nobody before ``until``: somebody outside uses it."""
         self._aside[value] = until
+
+    def idle(self, value: int) -> float | None:
+        """Since when the address rests, minus infinity for one that has; None where it is held or set aside."""
+        if value in self.taken or value in self._aside:
+            return None
+        return max((free.resting.get(value, -inf) for free in self._free.values()), default=-inf)
 
     def holds(self, pool: str, value: int) -> bool:
         """Whether the pool may hand the address out, be it free or not."""

@@ -1,0 +1,249 @@
+"""Own more of a pool, while an ADD waits: one compare-and-swap for all that wait, or another node hands over.
+
+nothing left ─▶ free addresses known? ─yes─▶ swap ─▶ owned
+                          │ no                 └ 409: read, the next block
+                          ▼
+                reported free at others? ─▶ want them ─▶ wait for the hand-over ─▶ owned, or TryAgain
+                          │ no
+                          ▼
+                no address is left
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from underlay.cni.address import Address, text
+from underlay.errors import TryAgain
+from underlay.ipam.pools import intervals, seek
+from underlay.ipam.pools.block import Key, StoreUnreachable, Want, key_of
+from underlay.ipam.pools.lease import KEPT, keepers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from underlay.ipam.pools.block import Block
+    from underlay.ipam.pools.intervals import Intervals
+    from underlay.ipam.pools.lease import Lease
+    from underlay.ipam.pools.objects import Pool
+    from underlay.ipam.pools.ownership import Ownership
+
+PATIENCE: Final = 5.0  # seconds that an ADD waits for other nodes, per pool
+_ANSWER: Final = 1.0  # a want that is not answered by then: others are asked too
+_REPORTED: Final = 2.5  # seconds after which a block's leases are known to be reported
+_KEEPER_SECONDS: Final = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.3
+_REFUSED: Final = 10.0  # seconds that an address which was refused is not asked for again
+
+
+class OwnedBlocks:
+    """The :class:`~underlay.ipam.pools.shares.Blocks` of a node in a cluster. Thread-safe."""
+
+    def __init__(self, ownership: Ownership, *, realtime_ns: Callable[[], int] = time.time_ns) -> None:
+        self.dirty: dict[Key, tuple[float, float]] = {}  # leases to be reported: touched first, and last
+        self._own = ownership
+        self._realtime_ns = realtime_ns
+        self._waiting: Counter[str] = Counter()
+        self._flights: set[str] = set()
+        self._asked: dict[Address, float] = {}
+        self._chance = random.Random(ownership.node)  # noqa: S311 - spreads load, guards nothing
+
+    # -- Blocks --------------------------------------------------------------------------------------------------------
+
+    def owned(self, pool: Pool) -> Intervals:
+        """What the node owns of the pool."""
+        return intervals.common(pool.ranges, self._own.owned(pool.family))
+
+    def more(self, pool: Pool, deadline: float) -> bool:
+        """Own more, by one's own request or by that of another ADD which is under way. Raises TryAgain."""
+        own = self._own
+        with own.changed:
+            grown = own.growth
+            patience = min(deadline, own.monotonic() + PATIENCE)
+            while pool.name in self._flights:
+                self._waiting[pool.name] += 1
+                own.changed.wait(max(0.0, deadline - own.monotonic()))
+                self._waiting[pool.name] -= 1
+                if own.growth != grown:
+                    return True
+                if own.monotonic() >= deadline:
+                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
+            self._flights.add(pool.name)
+        try:
+            return self._fly(pool, grown, patience, deadline)
+        except StoreUnreachable as error:
+            raise TryAgain(f"pool {pool.name!r} has no address left on this node, and more is not to be had: {error}",
+                           hint="It goes on when the API server answers again.") from error  # fmt: skip
+        finally:
+            with own.changed:
+                self._flights.discard(pool.name)
+                own.changed.notify_all()
+
+    def elsewhere(self, pools: Sequence[Pool], who: Lease, deadline: float) -> bool:
+        """Have what is kept for ``who`` handed over. Raises TryAgain."""
+        for keeper in keepers(who):
+            for address in self._own.view.reported(keeper, who.ifname):
+                fits = (pool for pool in pools if pool.family == address.family)
+                if any(intervals.holds(pool.ranges, address.value) for pool in fits):
+                    block = self._own.view.get(key_of(address))
+                    owner = block.owned.get(address.value)
+                    if owner != self._own.node:
+                        return self._summon(address, keeper, deadline)
+        return False
+
+    def spare(self, pool: Pool) -> int:
+        """What nobody owns of the pool, or others own and report no lease of."""
+        own = self._own
+        with own.changed:
+            wantable = seek.wantable(pool, own.view, own.node, ())
+            return seek.supply(pool, own.view, own.node).free + sum(len(values) for values in wantable.values())
+
+    def touched(self, leases: Iterable[Lease]) -> None:
+        """To be reported: within seconds, at once where somebody may come for it on another node."""
+        own, now = self._own, self._own.monotonic()
+        with own.changed:
+            idle = not self.dirty
+            for lease in leases:
+                key = key_of(lease.address)
+                first = self.dirty.get(key, (now, now))[0]
+                self.dirty[key] = (float("-inf") if lease.keeper else first), now
+                idle = idle or bool(lease.keeper)
+                if own.view.get(key).wanted:
+                    own.asked.add(key)
+            if idle:
+                own.changed.notify_all()
+
+    # -- for the background --------------------------------------------------------------------------------------------
+
+    def flying(self, pool: str) -> bool:
+        """Whether an ADD is at it."""
+        return pool in self._flights
+
+    def own(self, block: Block, values: Sequence[int], deadline: float) -> bool:
+        """Own ``values`` of a block as it is known; False where somebody was faster. Raises StoreUnreachable."""
+        own = self._own
+        after = seek.owning(block, values, own.node, self._realtime_ns())
+        with own.turn(deadline):
+            own.check_away()
+            try:
+                return own.swap(block, after, deadline)
+            except StoreUnreachable:
+                own.read(block.key, deadline)  # the answer may be all that was lost
+        return not own.view.get(block.key).of(own.node).isdisjoint(values)
+
+    def free(self, pool: Pool, avoid: set[Key] | None = None) -> tuple[Block, list[int]]:
+        """As :func:`seek.free`, for this node. With the lock of :attr:`Ownership.changed`."""
+        own = self._own
+        return seek.free(pool, own.view, own.node, list(own.shares()), avoid or ())
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _fly(self, pool: Pool, grown: int, patience: float, deadline: float) -> bool:
+        own, avoid, pause = self._own, set[Key](), _FIRST_PAUSE
+        while True:
+            with own.changed:
+                if own.growth != grown:
+                    return True
+                block, values = self.free(pool, avoid)
+                if not values and avoid:  # rivals are there too: not all at the same moment again
+                    own.changed.wait(pause * self._chance.uniform(0.5, 1.0))
+                    avoid, pause = set(), min(pause * 2, _LONGEST_PAUSE)
+                    continue
+            if values:
+                if self.own(block, values, deadline):
+                    return True
+                avoid.add(block.key)
+            elif not self._ask(pool, patience):
+                return False
+
+    def _ask(self, pool: Pool, patience: float) -> bool:
+        """Ask others for what they report to be free, or wait for what they were asked; False where there is nothing.
+
+        Raises TryAgain at the end of ``patience``.
+        """
+        own = self._own
+        with own.changed:
+            now = own.monotonic()
+            open_ = self._open(pool, now)
+            wantable = seek.wantable(pool, own.view, own.node, [one.value for one in self._asked])
+            if not open_ and not wantable:
+                return False
+            if now >= patience:
+                raise TryAgain(f"pool {pool.name!r} has no free address, and other nodes have not handed one over yet")
+            missing = 1 + self._waiting[pool.name] - sum(1 for at in open_.values() if now - at < _ANSWER)
+            asks = [key for key in wantable if own.view.since(key) + _REPORTED <= now] if missing > 0 else []
+            if not asks:
+                later = [own.view.since(key) + _REPORTED for key in wantable] if missing > 0 else []
+                self._watch(min([patience, now + _ANSWER, *later]) - now)
+                return True
+            block = own.view.get(asks[0])
+            values = wantable[asks[0]][:missing]
+            self._asked |= {Address(pool.family, value): now for value in values}
+        self._want(block, values, "", patience)
+        return True
+
+    def _open(self, pool: Pool, now: float) -> Mapping[Address, float]:
+        """What was asked for in the pool and not answered; what was refused is not asked for again at once."""
+        own = self._own
+        self._asked = {one: at for one, at in self._asked.items() if now - at < _REFUSED}
+        return {
+            one: at
+            for one, at in self._asked.items()
+            if one.family == pool.family and intervals.holds(pool.ranges, one.value)
+            and own.view.get(key_of(one)).wanted.get(one.value, Want("")).node == own.node
+        }  # fmt: skip
+
+    def _watch(self, seconds: float) -> None:
+        """Wait for news of any block, with the lock."""
+        self._own.watchers += 1
+        try:
+            self._own.changed.wait(max(0.001, seconds))
+        finally:
+            self._own.watchers -= 1
+
+    def _want(self, block: Block, values: Sequence[int], keeper: str, deadline: float) -> None:
+        """Name this node in ``wanted``. Raises StoreUnreachable."""
+        own = self._own
+        after = seek.wanting(block, values, Want(own.node, keeper))
+        with own.turn(deadline):
+            if not own.swap(block, after, deadline):
+                for value in values:
+                    self._asked.pop(Address(block.key.family, value), None)
+
+    def _summon(self, address: Address, keeper: str, deadline: float) -> bool:
+        own, key, value = self._own, key_of(address), address.value
+        limit = min(deadline, own.monotonic() + _KEEPER_SECONDS)
+        try:
+            while own.monotonic() < limit:
+                with own.changed:
+                    block = own.view.get(key)
+                    owner = block.owned.get(value, "")
+                    if owner == own.node:
+                        return True
+                    if owner and block.wanted.get(value, Want("")).node == own.node:
+                        self._watch(limit - own.monotonic())
+                        continue
+                    kept = block.leases.get(value)
+                if kept is None or kept.keeper != keeper:
+                    return False  # it was let go of meanwhile
+                if owner:
+                    self._want(block, [value], keeper, deadline)
+                else:
+                    self._own_kept(block, kept, deadline)
+        except StoreUnreachable as error:
+            raise TryAgain(f"{text(*address)} is kept for {keeper} at node {owner!r}, which cannot be asked: {error}") \
+                from error  # fmt: skip
+        raise TryAgain(f"{text(*address)} is kept for {keeper} at node {owner!r}, which has not handed it over yet",
+                       hint="It comes as soon as that node has taken the earlier pod down.")  # fmt: skip
+
+    def _own_kept(self, block: Block, kept: Lease, deadline: float) -> None:
+        """The node that it was kept at has gone."""
+        own = self._own
+        after = seek.owning(block, [kept.value], own.node, self._realtime_ns())
+        kept = kept._replace(state=KEPT, uid="", container_id="", boot="")
+        after = seek.reporting(after, {kept.value: kept})
+        with own.turn(deadline):
+            own.swap(block, after, deadline)
