@@ -14,12 +14,13 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from underlay.cni.address import Address, text
 from underlay.errors import TryAgain
 from underlay.ipam.pools import intervals, seek
-from underlay.ipam.pools.block import Key, StoreUnreachable, Want, key_of
+from underlay.ipam.pools.block import SIZE, Key, StoreUnreachable, Want, key_of
 from underlay.ipam.pools.lease import KEPT, keepers
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ class OwnedBlocks:
         """What nobody owns of the pool, or others own and report no lease of."""
         own = self._own
         with own.changed:
-            wantable = seek.wantable(pool, own.view, own.node, ())
-            return seek.supply(pool, own.view, own.node).free + sum(len(values) for values in wantable.values())
+            silent = seek.silent(pool, own.view, own.node)
+            return seek.supply(pool, own.view, own.node).free + sum(map(len, silent.values()))
 
     def touched(self, leases: Iterable[Lease]) -> None:
         """To be reported: within seconds, at once where somebody may come for it on another node."""
@@ -137,7 +138,8 @@ class OwnedBlocks:
     def free(self, pool: Pool, avoid: set[Key] | None = None) -> tuple[Block, list[int]]:
         """As :func:`seek.free`, for this node. With the lock of :attr:`Ownership.changed`."""
         own = self._own
-        return seek.free(pool, own.view, own.node, list(own.shares()), avoid or ())
+        block, values = seek.free(pool, own.view, own.node, list(own.shares()), avoid or ())
+        return block, values if len(values) == SIZE else values[: 1 + self._waiting[pool.name]]
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -168,22 +170,36 @@ class OwnedBlocks:
         with own.changed:
             now = own.monotonic()
             open_ = self._open(pool, now)
-            wantable = seek.wantable(pool, own.view, own.node, [one.value for one in self._asked])
-            if not open_ and not wantable:
+            silent = seek.silent(pool, own.view, own.node)
+            if not silent:
                 return False
+            wantable, sure_at = self._wantable(silent, now)
             if now >= patience:
                 raise TryAgain(f"pool {pool.name!r} has no free address, and other nodes have not handed one over yet")
             missing = 1 + self._waiting[pool.name] - sum(1 for at in open_.values() if now - at < _ANSWER)
-            asks = [key for key in wantable if own.view.since(key) + _REPORTED <= now] if missing > 0 else []
-            if not asks:
-                later = [own.view.since(key) + _REPORTED for key in wantable] if missing > 0 else []
-                self._watch(min([patience, now + _ANSWER, *later]) - now)
+            if missing <= 0 or not wantable:
+                self._watch(min(patience, now + _ANSWER, sure_at) - now)
                 return True
-            block = own.view.get(asks[0])
-            values = wantable[asks[0]][:missing]
+            key, values = next(iter(wantable.items()))
+            block, values = own.view.get(key), values[:missing]
             self._asked |= {Address(pool.family, value): now for value in values}
         self._want(block, values, "", patience)
         return True
+
+    def _wantable(self, silent: Mapping[Key, Sequence[int]], now: float) -> tuple[Mapping[Key, list[int]], float]:
+        """What nobody wants yet and would be reported by now if it were used; and when there may be more of that."""
+        view, found, sure_at = self._own.view, dict[Key, list[int]](), inf
+        for key, values in silent.items():
+            wanted = view.get(key).wanted
+            for value in values:
+                at = view.since(key, value) + _REPORTED
+                if value in wanted or Address(key.family, value) in self._asked:
+                    continue
+                if at <= now:
+                    found.setdefault(key, []).append(value)
+                else:
+                    sure_at = min(sure_at, at)
+        return found, sure_at
 
     def _open(self, pool: Pool, now: float) -> Mapping[Address, float]:
         """What was asked for in the pool and not answered; what was refused is not asked for again at once."""

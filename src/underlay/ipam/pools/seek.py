@@ -1,7 +1,7 @@
 """Which addresses a node is to own next, and whom to ask where none is free: pure, over the blocks that are known.
 
     free     a block of the node's own, else the first free one on its path       a share of it, by what is left
-    want     addresses that others own and report no lease of                      where no address is free
+    silent   addresses that others own and report no lease of                     where no address is free
 
 A node's path visits the blocks of a pool in an order of its own (start and step by a hash of the node's name), so
 nodes rarely meet, and ends at the first block that nobody knows, which is free: the size of a pool costs nothing.
@@ -59,13 +59,8 @@ def path(family: int, ranges: Intervals, node: str) -> Iterator[Key]:
 
 def supply(pool: Pool, view: View, node: str) -> Supply:
     """What is left of the pool."""
-    owned, nodes = 0, {node}
-    for block in view.of_pool(pool.family, pool.ranges):
-        for value in {**block.owned, **block.leases}:  # what a node that has gone kept for others is not free
-            if intervals.holds(pool.ranges, value):
-                owned += 1
-                nodes.add(block.owned.get(value, node))
-    return Supply(intervals.size(pool.ranges) - owned, len(nodes))
+    tally = view.tally(pool.family, pool.ranges)
+    return Supply(tally.size - tally.taken, len(tally.owners) + (node not in tally.owners))
 
 
 def free(
@@ -74,33 +69,30 @@ def free(
     """A block and which of its free addresses to take; none, of whichever block, where nobody knows of a free one.
     ``mine`` are the node's own blocks, those in ``avoid`` it leaves alone.
     """
-    found = supply(pool, view, node)
-    own = (key for key in mine if key.family == pool.family)
+    found, tally = supply(pool, view, node), view.tally(pool.family, pool.ranges)
+    own = (key for key in mine if key in tally.open)
     for key in chain(own, path(pool.family, pool.ranges, node)) if found.free > 0 else ():
-        if key in avoid:
-            continue
         block = view.get(key)
+        if key in avoid or (block.version and key not in tally.open):
+            continue
         values = [one for one in part(key, pool.ranges) if one not in block.owned and one not in block.leases]
-        if values:
-            values.sort(key=lambda value: (block.resting.get(value, 0), value))
-            return block, values[: found.portion]
+        values.sort(key=lambda value: (block.resting.get(value, 0), value))
+        return block, values[: found.portion]
     return Block(Key(pool.family, 0)), []
 
 
-def wantable(pool: Pool, view: View, node: str, asked: Collection[int]) -> dict[Key, list[int]]:
-    """What others own and report no lease of, by block, in this node's order; but for what somebody wants already, or
-    ``asked`` names.
-    """
+def silent(pool: Pool, view: View, node: str) -> dict[Key, list[int]]:
+    """What others own and report no lease of, by block, in this node's order."""
     seen: dict[Key, list[int]] = {}
-    for block in view.of_pool(pool.family, pool.ranges):
+    for key in view.tally(pool.family, pool.ranges).silent:
+        block = view.get(key)
         values = [
-            value
-            for value, owner in block.owned.items()
-            if owner != node and value not in block.leases and value not in block.wanted and value not in asked
-            and intervals.holds(pool.ranges, value)
+            one
+            for one in part(key, pool.ranges)
+            if block.owned.get(one, node) != node and one not in block.leases
         ]  # fmt: skip
         if values:
-            seen[block.key] = sorted(values)
+            seen[key] = values
     order = sorted(seen, key=lambda key: hashlib.sha256(f"{node}/{key.first}".encode()).digest())
     return {key: seen[key] for key in order}
 

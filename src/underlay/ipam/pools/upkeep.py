@@ -21,7 +21,7 @@ from underlay.ipam.pools.lease import HELD, KEPT
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from underlay.ipam.pools.block import Block, Key
+    from underlay.ipam.pools.block import Block, Key, Want
     from underlay.ipam.pools.lease import Lease
     from underlay.ipam.pools.leases import Leases
     from underlay.ipam.pools.objects import Pool
@@ -171,7 +171,7 @@ class Upkeep:
         reported = {value: lease for value, lease in block.leases.items() if value in leaving and lease.state == KEPT}
         kept = reported | {one.value: lease for one, lease in self._kept.items() if key_of(one) == block.key}
         here = {value: self._leases.at(Address(family, value)) for value in share.owned}
-        pending = [at for at, want in block.wanted.items() if (one := here.get(at)) and one.keeper == want.keeper != ""]
+        pending = [at for at, want in block.wanted.items() if at in here and _undecided(here[at], want)]
         after = seek.parting(block, leaving, self._own.node, pending, kept)
         return seek.reporting(after, {value: _told(lease) for value, lease in here.items()})
 
@@ -298,6 +298,11 @@ class _Spare:
 def _report_at(touched: tuple[float, float]) -> float:
     first, last = touched
     return min(last + GATHER_SECONDS, first + GATHER_MOST)
+
+
+def _undecided(lease: Lease | None, want: Want) -> bool:
+    """Not to be refused: the address is free and not withheld yet, or its keeper's own pod has yet to end."""
+    return lease is None or lease.keeper == want.keeper != ""
 
 
 def _told(lease: Lease | None) -> Lease | None:

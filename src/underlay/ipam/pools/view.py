@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Final
 
 from underlay.cni.address import Address
 from underlay.ipam.pools import intervals
@@ -10,9 +11,9 @@ from underlay.ipam.pools.block import BITS, SIZE, Block, Key
 from underlay.ipam.pools.index import identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from underlay.ipam.pools.intervals import Intervals
+
+TALLIES: Final = 64  # pools that are counted at a time
 
 
 def numbers(ranges: Intervals) -> Intervals:
@@ -26,21 +27,73 @@ def part(key: Key, ranges: Intervals) -> list[int]:
     return [value for start, end in inside for value in range(start, end + 1)]
 
 
+class Tally:
+    """What the known blocks say of one set of addresses, kept up to date block by block.
+
+    ``taken``: how many are owned, or kept for somebody by a node that has gone; ``owners``: how many each node owns;
+    ``open``: known blocks with a free address; ``silent``: those with an owned one that no lease is reported of.
+    """
+
+    def __init__(self, family: int, ranges: Intervals) -> None:
+        self.size = intervals.size(ranges)
+        self.taken = 0
+        self.owners: Counter[str] = Counter()
+        self.open: dict[Key, None] = {}  # in the order they came, which a set has not
+        self.silent: dict[Key, None] = {}
+        self._family = family
+        self._ranges = ranges
+        self._numbers = numbers(ranges)
+
+    def holds(self, key: Key) -> bool:
+        """Whether an address of the set lies in the block."""
+        return key.family == self._family and intervals.holds(self._numbers, key.first >> BITS)
+
+    def replace(self, before: Block | None, after: Block | None) -> None:
+        """A block that lies in the set has changed, come or gone."""
+        if before is not None:
+            self._count(before, -1)
+            self.open.pop(before.key, None)
+            self.silent.pop(before.key, None)
+        if after is not None:
+            self._count(after, 1)
+
+    def _count(self, block: Block, by: int) -> None:
+        owned, leases, owners = block.owned, block.leases, self.owners
+        silent = False
+        listed = part(block.key, self._ranges)
+        free = len(listed)
+        for value in listed:
+            owner = owned.get(value)
+            if owner is not None:
+                owners[owner] += by
+                silent = silent or value not in leases
+                if not owners[owner]:
+                    del owners[owner]
+            if owner is not None or value in leases:
+                free -= 1
+        self.taken += by * (len(listed) - free)
+        if by > 0 and free:
+            self.open[block.key] = None
+        if by > 0 and silent:
+            self.silent[block.key] = None
+
+
 class View:
     """Not thread-safe. ``now`` is whatever clock the user counts by."""
 
     def __init__(self) -> None:
         self._blocks: dict[Key, Block] = {}
-        self._since: dict[Key, float] = {}
+        self._since: dict[Key, dict[int, float]] = {}
         self._keepers: dict[tuple[str, str], set[Address]] = {}
+        self._tallies: dict[tuple[int, Intervals], Tally] = {}
 
     def get(self, key: Key) -> Block:
         """The block, an empty one where none is known."""
         return self._blocks.get(key) or Block(key)
 
-    def since(self, key: Key) -> float:
-        """When the block's owners were last seen to change."""
-        return self._since.get(key, float("-inf"))
+    def since(self, key: Key, value: int) -> float:
+        """When an address of the block was last seen to get another owner."""
+        return self._since.get(key, {}).get(value, float("-inf"))
 
     def put(self, block: Block, now: float) -> bool:
         """Know a block from now on; False where it is older than what is known."""
@@ -49,8 +102,11 @@ class View:
             if block.revision < before.revision:
                 return False
             self._forget_keepers(before)
-        if before is None or before.owned != block.owned:
-            self._since[block.key] = now
+        self._count(block.key, before, block)
+        known = before.owned if before is not None else {}
+        if known != block.owned:
+            since = self._since.setdefault(block.key, {})
+            since.update((value, now) for value, owner in block.owned.items() if known.get(value) != owner)
         self._blocks[block.key] = block
         for value, lease in block.leases.items():
             if lease.keeper:
@@ -64,27 +120,28 @@ class View:
         self._since.pop(key, None)
         if before is not None:
             self._forget_keepers(before)
+            self._count(key, before, None)
 
     def reported(self, keeper: str, ifname: str) -> tuple[Address, ...]:
         """Where a lease of that keeper and NIC is reported, lowest first."""
         return tuple(sorted(self._keepers.get(identity(keeper, ifname), ())))
 
-    def of_pool(self, family: int, ranges: Intervals) -> Iterator[Block]:
-        """The blocks that are known and hold an address of ``ranges``."""
-        wanted = numbers(ranges)
-        if intervals.size(wanted) <= len(self._blocks):
-            for start, end in wanted:
-                for number in range(start, end + 1):
-                    block = self._blocks.get(Key(family, number << BITS))
-                    if block is not None:
-                        yield block
-            return
-        for key, block in self._blocks.items():
-            if key.family == family and intervals.holds(wanted, key.first >> BITS):
-                yield block
+    def tally(self, family: int, ranges: Intervals) -> Tally:
+        """What is known of these addresses."""
+        tally = self._tallies.get((family, ranges))
+        if tally is None:
+            if len(self._tallies) >= TALLIES:
+                self._tallies.clear()
+            tally = self._tallies[family, ranges] = Tally(family, ranges)
+            for block in self._blocks.values():
+                if tally.holds(block.key):
+                    tally.replace(None, block)
+        return tally
 
-    def __len__(self) -> int:
-        return len(self._blocks)
+    def _count(self, key: Key, before: Block | None, after: Block | None) -> None:
+        for tally in self._tallies.values():
+            if tally.holds(key):
+                tally.replace(before, after)
 
     def _forget_keepers(self, block: Block) -> None:
         for value, lease in block.leases.items():
