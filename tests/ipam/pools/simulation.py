@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tests.ipam.pools.block_memory import Truth
@@ -13,7 +13,7 @@ from tests.ipam.pools.virtual_time import VirtualTime
 from underlay.cni.address import Address, text
 from underlay.ipam.pools.block import Block, StoreUnreachable
 from underlay.ipam.pools.journal import Journal
-from underlay.ipam.pools.lease import HELD, Lease
+from underlay.ipam.pools.lease import HELD, KEPT, Lease
 from underlay.ipam.pools.leases import Leases
 from underlay.ipam.pools.objects import Pool, parse_object
 from underlay.ipam.pools.owned import OwnedBlocks
@@ -22,7 +22,7 @@ from underlay.ipam.pools.surroundings import Catalogue
 from underlay.ipam.pools.upkeep import Upkeep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tests.ipam.pools.virtual_time import Task
 
@@ -265,10 +265,26 @@ class World:
         blocks = self.api.truth.blocks.values()
         return {Address(block.key.family, at): owner for block in blocks for at, owner in block.owned.items()}
 
+    def evict(self, name: str) -> None:
+        """What the controller does once a node is down: its addresses are nobody's, what was kept is kept."""
+        for block in list(self.api.truth.blocks.values()):
+            gone = block.of(name)
+            if gone:
+                owned = {at: owner for at, owner in block.owned.items() if at not in gone}
+                wanted = {at: want for at, want in block.wanted.items() if at not in gone}
+                resting = {**block.resting, **dict.fromkeys(gone, self.time.realtime_ns())}
+                leases = {
+                    at: one._replace(state=KEPT, uid="", container_id="", boot="") if at in gone else one
+                    for at, one in block.leases.items() if at not in gone or one.keeper
+                }  # fmt: skip
+                after = replace(block, revision=block.revision + 1, owned=owned, wanted=wanted, resting=resting,
+                                leases=leases)  # fmt: skip
+                self.api.truth.swap(block, after)
+
     def check(self) -> None:
         """Each address that a node would hand out or has handed out is owned by it alone, as the API says."""
         owners = self.owners()
-        for node in self.nodes.values():
+        for node in (one for one in self.nodes.values() if one.store.alive):
             for key, share in node.ownership.shares().items():
                 for value in share.owned:
                     address = Address(key.family, value)
@@ -318,3 +334,12 @@ def pool(name: str, ips: Sequence[str]) -> Pool:
     made = parse_object({"kind": "SpiderIPPool", "metadata": {"name": name}, "spec": {"subnet": subnet, "ips": [*ips]}})
     assert isinstance(made, Pool)
     return made
+
+
+@contextlib.contextmanager
+def world(seed: int = 1, **pools: Sequence[str]) -> Iterator[World]:
+    made = World(seed, **pools)
+    try:
+        yield made
+    finally:
+        made.stop()

@@ -33,6 +33,7 @@ class VirtualTime:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.set_by = 0.0  # seconds by which somebody has set the clock
         self._seq = 0
         self._due: list[tuple[float, int, Task | Callable[[], None], int]] = []
         self._current = Task(None)
@@ -68,7 +69,7 @@ class VirtualTime:
         return self.now
 
     def realtime_ns(self) -> int:
-        return int((1_700_000_000 + self.now) * 1e9)
+        return int((1_700_000_000 + self.now + self.set_by) * 1e9)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -125,9 +125,10 @@ class Leases:
         if lease is None and not avoid and self._blocks.elsewhere(pools, who, deadline):
             lease = self._take_kept(pools, who, avoid)
         unknown: TryAgain | None = None
-        for pool in pools if lease is None else ():
+        tries = [(pool, patient) for patient in (False, True) for pool in pools] if lease is None else ()
+        for pool, patient in tries:
             try:
-                lease = self._take_from(pool, who, deadline)
+                lease = self._take_from(pool, who, deadline, patient)
             except TryAgain as error:
                 unknown = error
             if lease is not None:
@@ -297,7 +298,7 @@ class Leases:
                         return lease
         return None
 
-    def _take_from(self, pool: Pool, who: Lease, deadline: float) -> Lease | None:
+    def _take_from(self, pool: Pool, who: Lease, deadline: float, patient: bool) -> Lease | None:
         space = self._spaces[pool.family]
         while True:
             with self._lock:
@@ -308,7 +309,7 @@ class Leases:
                     return lease
                 generation = self._generation
                 usable = replace(pool, ranges=intervals.without(pool.ranges, self._reserved[pool.family]))
-            if generation == self._generation and not self._blocks.more(usable, deadline):
+            if generation == self._generation and not self._blocks.more(usable, deadline, patient=patient):
                 return None
 
     def _superseded(self, lease: Lease, among: Sequence[Lease]) -> list[Lease]:

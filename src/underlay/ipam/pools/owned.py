@@ -15,7 +15,7 @@ import random
 import time
 from collections import Counter
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from underlay.cni.address import Address, text
 from underlay.errors import TryAgain
@@ -34,10 +34,17 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 5.0  # seconds that an ADD waits for other nodes, per pool
 _ANSWER: Final = 1.0  # a want that is not answered by then: others are asked too
-_REPORTED: Final = 2.5  # seconds after which a block's leases are known to be reported
+_REPORTED: Final = 3.5  # seconds after which what changed is known to have been reported
 _KEEPER_SECONDS: Final = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.3
 _REFUSED: Final = 10.0  # seconds that an address which was refused is not asked for again
+
+
+class _Patience(NamedTuple):
+    """Until when an ADD waits, monotonic: for the answers of others, and for news that anything is free at all."""
+
+    answers: float
+    news: float
 
 
 class OwnedBlocks:
@@ -58,12 +65,13 @@ class OwnedBlocks:
         """What the node owns of the pool."""
         return intervals.common(pool.ranges, self._own.owned(pool.family))
 
-    def more(self, pool: Pool, deadline: float) -> bool:
+    def more(self, pool: Pool, deadline: float, *, patient: bool = False) -> bool:
         """Own more, by one's own request or by that of another ADD which is under way. Raises TryAgain."""
         own = self._own
         with own.changed:
             grown = own.growth
-            patience = min(deadline, own.monotonic() + PATIENCE)
+            now = own.monotonic()
+            patience = _Patience(min(deadline, now + PATIENCE), min(deadline, now + _REPORTED) if patient else now)
             while pool.name in self._flights:
                 self._waiting[pool.name] += 1
                 own.changed.wait(max(0.0, deadline - own.monotonic()))
@@ -143,7 +151,7 @@ class OwnedBlocks:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _fly(self, pool: Pool, grown: int, patience: float, deadline: float) -> bool:
+    def _fly(self, pool: Pool, grown: int, patience: _Patience, deadline: float) -> bool:
         own, avoid, pause = self._own, set[Key](), _FIRST_PAUSE
         while True:
             with own.changed:
@@ -161,10 +169,10 @@ class OwnedBlocks:
             elif not self._ask(pool, patience):
                 return False
 
-    def _ask(self, pool: Pool, patience: float) -> bool:
+    def _ask(self, pool: Pool, patience: _Patience) -> bool:
         """Ask others for what they report to be free, or wait for what they were asked; False where there is nothing.
 
-        Raises TryAgain at the end of ``patience``.
+        Raises TryAgain where they have not answered in time.
         """
         own = self._own
         with own.changed:
@@ -172,18 +180,21 @@ class OwnedBlocks:
             open_ = self._open(pool, now)
             silent = seek.silent(pool, own.view, own.node)
             if not silent:
-                return False
+                if now >= patience.news:
+                    return False
+                self._watch(patience.news - now)
+                return True
             wantable, sure_at = self._wantable(silent, now)
-            if now >= patience:
+            if now >= patience.answers:
                 raise TryAgain(f"pool {pool.name!r} has no free address, and other nodes have not handed one over yet")
             missing = 1 + self._waiting[pool.name] - sum(1 for at in open_.values() if now - at < _ANSWER)
             if missing <= 0 or not wantable:
-                self._watch(min(patience, now + _ANSWER, sure_at) - now)
+                self._watch(min(patience.answers, now + _ANSWER, sure_at) - now)
                 return True
             key, values = next(iter(wantable.items()))
             block, values = own.view.get(key), values[:missing]
             self._asked |= {Address(pool.family, value): now for value in values}
-        self._want(block, values, "", patience)
+        self._want(block, values, "", patience.answers)
         return True
 
     def _wantable(self, silent: Mapping[Key, Sequence[int]], now: float) -> tuple[Mapping[Key, list[int]], float]:

@@ -18,9 +18,10 @@ class Blocks(Protocol):
     def owned(self, pool: Pool) -> Intervals:
         """What the node may hand out of the pool now, a part of ``pool.ranges``. Never waits, takes no lock."""
 
-    def more(self, pool: Pool, deadline: float) -> bool:
+    def more(self, pool: Pool, deadline: float, *, patient: bool = False) -> bool:
         """Called where nothing is left: try to own more of the pool. True once :meth:`owned` has grown and the leases
-        have been refreshed; False where there is no more. Raises TryAgain where that cannot be known now.
+        have been refreshed; False where there is no more; ``patient``: wait for what others may just have given back.
+        Raises TryAgain where that cannot be known now.
         """
 
     def elsewhere(self, pools: Sequence[Pool], who: Lease, deadline: float) -> bool:
@@ -42,7 +43,7 @@ class WholePools:
         """All of the pool."""
         return pool.ranges
 
-    def more(self, pool: Pool, deadline: float) -> bool:
+    def more(self, pool: Pool, deadline: float, *, patient: bool = False) -> bool:
         """There is no more."""
         return False
 

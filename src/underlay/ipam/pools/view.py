@@ -11,6 +11,8 @@ from underlay.ipam.pools.block import BITS, SIZE, Block, Key
 from underlay.ipam.pools.index import identity
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from underlay.ipam.pools.intervals import Intervals
 
 TALLIES: Final = 64  # pools that are counted at a time
@@ -40,6 +42,7 @@ class Tally:
         self.owners: Counter[str] = Counter()
         self.open: dict[Key, None] = {}  # in the order they came, which a set has not
         self.silent: dict[Key, None] = {}
+        self._counted: dict[Key, tuple[int, Mapping[str, int]]] = {}
         self._family = family
         self._ranges = ranges
         self._numbers = numbers(ranges)
@@ -48,33 +51,32 @@ class Tally:
         """Whether an address of the set lies in the block."""
         return key.family == self._family and intervals.holds(self._numbers, key.first >> BITS)
 
-    def replace(self, before: Block | None, after: Block | None) -> None:
-        """A block that lies in the set has changed, come or gone."""
-        if before is not None:
-            self._count(before, -1)
-            self.open.pop(before.key, None)
-            self.silent.pop(before.key, None)
+    def replace(self, key: Key, after: Block | None) -> None:
+        """A block that lies in the set has changed, come or gone (None)."""
+        taken, owners = self._counted.pop(key, (0, {}))
+        self.taken -= taken
+        for owner, count in owners.items():
+            self.owners[owner] -= count
+            if not self.owners[owner]:
+                del self.owners[owner]
+        self.open.pop(key, None)
+        self.silent.pop(key, None)
         if after is not None:
-            self._count(after, 1)
+            self._count(after)
 
-    def _count(self, block: Block, by: int) -> None:
-        owned, leases, owners = block.owned, block.leases, self.owners
-        silent = False
+    def _count(self, block: Block) -> None:
         listed = part(block.key, self._ranges)
-        free = len(listed)
-        for value in listed:
-            owner = owned.get(value)
-            if owner is not None:
-                owners[owner] += by
-                silent = silent or value not in leases
-                if not owners[owner]:
-                    del owners[owner]
-            if owner is not None or value in leases:
-                free -= 1
-        self.taken += by * (len(listed) - free)
-        if by > 0 and free:
+        owned, leases = block.owned, block.leases
+        if len(listed) < SIZE:
+            owned = {value: owned[value] for value in listed if value in owned}
+            leases = {value: leases[value] for value in listed if value in leases}
+        taken, owners = len(owned.keys() | leases.keys()), Counter(owned.values())
+        self._counted[block.key] = taken, owners
+        self.taken += taken
+        self.owners.update(owners)
+        if taken < len(listed):
             self.open[block.key] = None
-        if by > 0 and silent:
+        if not owned.keys() <= leases.keys():
             self.silent[block.key] = None
 
 
@@ -102,7 +104,7 @@ class View:
             if block.revision < before.revision:
                 return False
             self._forget_keepers(before)
-        self._count(block.key, before, block)
+        self._count(block.key, block)
         known = before.owned if before is not None else {}
         if known != block.owned:
             since = self._since.setdefault(block.key, {})
@@ -120,7 +122,7 @@ class View:
         self._since.pop(key, None)
         if before is not None:
             self._forget_keepers(before)
-            self._count(key, before, None)
+            self._count(key, None)
 
     def reported(self, keeper: str, ifname: str) -> tuple[Address, ...]:
         """Where a lease of that keeper and NIC is reported, lowest first."""
@@ -135,13 +137,13 @@ class View:
             tally = self._tallies[family, ranges] = Tally(family, ranges)
             for block in self._blocks.values():
                 if tally.holds(block.key):
-                    tally.replace(None, block)
+                    tally.replace(block.key, block)
         return tally
 
-    def _count(self, key: Key, before: Block | None, after: Block | None) -> None:
+    def _count(self, key: Key, after: Block | None) -> None:
         for tally in self._tallies.values():
             if tally.holds(key):
-                tally.replace(before, after)
+                tally.replace(key, after)
 
     def _forget_keepers(self, block: Block) -> None:
         for value, lease in block.leases.items():

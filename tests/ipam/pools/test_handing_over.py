@@ -1,0 +1,300 @@
+"""Addresses that go from node to node: for whom they are kept, for whoever has none, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.ipam.pools.simulation import world
+
+from underlay.errors import NoAddressLeft, TryAgain
+from underlay.ipam.pools.lease import KEPT, RESERVED
+
+if TYPE_CHECKING:
+    from tests.ipam.pools.simulation import SimNode
+
+    from underlay.ipam.pools.block import Block
+
+DB = "StatefulSet/default/db-0"
+SMALL = ["10.0.0.1-10.0.0.40"]
+
+
+def until(node: SimNode, container: str, keeper: str = "", seconds: float = 60.0) -> str:
+    """The address that the runtime gets, which calls again every second where it is told to."""
+    limit = node.world.time.now + seconds
+    while True:
+        try:
+            return node.add(container, keeper=keeper).shown
+        except TryAgain:
+            assert node.world.time.now < limit
+            node.world.time.sleep(1)
+
+
+# -- keepers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stateful_pod_that_moves_gets_its_address() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("other")
+        address = one.add("c1", keeper=DB).shown
+        made.time.sleep(0.1)
+        one.delete("c1")
+        made.time.sleep(0.1)
+        assert two.add("c2", keeper=DB).shown == address
+        assert [lease.shown for lease in one.leases.everything()] != [address]
+        made.time.sleep(5)
+        made.check()
+        two.delete("c2")
+        made.time.sleep(0.1)
+        assert one.add("c3", keeper=DB).shown == address
+
+
+def test_until_the_earlier_pod_has_gone_its_successor_is_told_to_try_again() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        address = one.add("c1", keeper=DB).shown
+        made.time.sleep(0.1)
+        with pytest.raises(TryAgain, match=f"{address} is kept for {DB} at node 'one'"):
+            two.add("c2", keeper=DB)
+        made.time.sleep(20)
+        with pytest.raises(TryAgain):
+            two.add("c2", keeper=DB)
+        one.delete("c1")
+        made.time.sleep(0.1)
+        assert two.add("c2", keeper=DB).shown == address
+
+
+def test_a_pod_that_is_to_have_an_address_of_another_pool_does_not_wait_for_the_old_one() -> None:
+    with world(a=SMALL, b=["10.0.1.1-10.0.1.40"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("c1", keeper=DB)
+        made.time.sleep(0.1)
+        one.delete("c1")
+        made.time.sleep(0.1)
+        assert two.add("c2", ["b"], keeper=DB).shown.startswith("10.0.1.")
+        made.time.sleep(30)
+        assert one.leases.everything() == []  # what was kept has been superseded
+
+
+def test_what_a_node_that_has_gone_kept_is_found_by_its_keeper_and_by_nobody_else() -> None:
+    with world(a=["10.0.0.1-10.0.0.4"]) as made:
+        one, two = made.node("one"), made.node("two")
+        address = one.add("c1", keeper=DB).shown
+        made.time.sleep(0.1)
+        one.kill()
+        made.dead(one, "c1")
+        with pytest.raises(TryAgain):
+            two.add("c2", keeper=DB)
+        made.evict("one")
+        made.time.sleep(0.1)
+        others = {two.add(f"other-{n}").shown for n in range(3)}
+        assert address not in others
+        with pytest.raises(NoAddressLeft):
+            two.add("one-too-many")
+        assert two.add("c2", keeper=DB).shown == address
+
+
+def test_a_reservation_is_found_from_another_node() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        lease = one.add("first")
+        one.delete("first")
+        one.leases.keep(lease.address, "a", f"{RESERVED}/default/web")
+        made.time.sleep(0.1)
+        assert two.add("web").shown == lease.shown
+
+
+def test_a_kept_address_is_not_handed_to_somebody_else() -> None:
+    with world(a=["10.0.0.1-10.0.0.3"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("c1", keeper=DB)
+        one.delete("c1")
+        got = {until(two, "x"), until(two, "y")}
+        assert len(got) == 2
+        with pytest.raises(NoAddressLeft):
+            two.add("z")
+        assert [lease.state for lease in one.leases.everything()] == [KEPT]
+
+
+# -- rest --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_address_rests_on_at_its_next_owner() -> None:
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        first, second = one.add("p").shown, one.add("q").shown
+        made.time.sleep(5)
+        one.delete("p")
+        made.time.sleep(5)
+        assert until(two, "r") == first  # there was no other
+        two.delete("r")
+        one.delete("q")
+        made.time.sleep(29)
+        assert two.leases.free([lease.address for lease in two.leases.everything()]) == {}
+        assert {until(two, "s"), until(two, "t")} == {first, second}
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", ["lost", "dropped", "late"])
+def test_no_answer_is_not_the_end(fate: str) -> None:
+    """Requests are carried out without an answer, never arrive, or are carried out a second later."""
+    with world(3, a=SMALL) as made:
+        nodes = [made.node(f"n{n}") for n in range(3)]
+        setattr(made.api.weather, fate, 0.3)
+        for n in range(36):
+            until(nodes[n % 3], f"p{n}")
+            made.check()
+        for n in range(36):
+            nodes[n % 3].delete(f"p{n}")
+        made.time.sleep(900)
+        setattr(made.api.weather, fate, 0.0)
+        made.time.sleep(900)
+        made.check()
+        assert made.drained()
+
+
+def test_what_was_given_up_without_an_answer_is_handed_out_by_nobody_until_that_is_known() -> None:
+    """The write may still be carried out, and the next owner be somebody else."""
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        address = one.add("p").shown
+        one.add("q")
+        made.time.sleep(5)
+        one.delete("p")
+        made.time.sleep(2)
+        made.api.weather.late = 1.0
+        with pytest.raises(TryAgain):
+            two.add("r", seconds=0.5)  # its want arrives a second later
+        made.time.sleep(1.1)
+        with pytest.raises((NoAddressLeft, TryAgain)):
+            one.add("s", seconds=0.1)  # it is on its way to the other
+        made.api.weather.late = 0.0
+        made.time.sleep(5)
+        assert until(two, "r") == address
+        made.check()
+
+
+def test_a_node_killed_while_it_gives_up_does_not_hand_out_again_what_may_be_gone() -> None:
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        address = one.add("p").shown
+        one.add("q")
+        made.time.sleep(5)
+        one.delete("p")
+        made.time.sleep(2)
+        began = made.time.now
+
+        def at_once(block: Block) -> None:
+            if block.wanted and made.time.now > began and one.store.alive:
+                made.time.at(made.time.now + 0.008, one_dies)
+
+        def one_dies() -> None:
+            one.store.alive = False  # the answer to the hand-over will not find it
+
+        made.api.truth.watches.append(at_once)
+        made.time.start(lambda: until(two, "r"))
+        made.time.sleep(1)
+        made.api.truth.watches.remove(at_once)
+        one.start()
+        with pytest.raises((NoAddressLeft, TryAgain)):
+            one.add("s", seconds=1.0)
+        made.time.sleep(10)
+        assert [lease.shown for lease in two.leases.everything()] == [address]
+        made.check()
+
+
+def test_a_block_that_somebody_deletes_is_owned_again_by_those_who_use_it() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        held = {one.add(f"p{n}").address for n in range(3)}
+        made.time.sleep(5)
+        for key in list(made.api.truth.blocks):
+            made.api.truth.remove(key)
+        made.time.sleep(15)
+        assert {address for address, owner in made.owners().items() if owner == "one"} >= held
+        for n in range(37):
+            until(two, f"q{n}")
+        made.check()
+
+
+def test_a_node_that_was_declared_dead_gives_up_what_it_believed_to_own() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("p")
+        made.time.sleep(5)
+        one.kill()
+        made.dead(one, "p")
+        made.evict("one")
+        made.time.sleep(1)
+        got = {two.add(f"q{n}").shown for n in range(40)}
+        assert len(got) == 40
+        one.boot += 1
+        one.start()
+        one.leases.release_all(lambda lease: True)
+        with pytest.raises(NoAddressLeft):
+            one.add("s")
+        made.check()
+
+
+# -- what is documented of pods and pools, between nodes ---------------------------------------------------------------
+
+
+def test_an_old_del_after_a_new_pod_of_the_same_name_on_another_node_takes_nothing_from_it() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("old")
+        address = two.add("new").shown
+        one.delete("old")
+        one.delete("old")
+        one.delete("new")  # its DEL comes to the wrong node
+        made.live(two, two.leases.everything()[0])
+        made.time.sleep(700)
+        assert [lease.shown for lease in two.leases.everything()] == [address]
+        made.check()
+
+
+def test_a_pool_shrunk_below_its_use_takes_its_addresses_back_one_by_one() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        held = [until((one, two)[n % 2], f"p{n}") for n in range(40)]
+        made.define("a", ["10.0.0.1-10.0.0.10"])
+        assert len(made.users) == len(set(held)) == 40
+        for node in (one, two):
+            with pytest.raises((NoAddressLeft, TryAgain)):
+                node.add("one-too-many")
+        for n in range(40):
+            (one, two)[n % 2].delete(f"p{n}")
+        made.time.sleep(5)
+        again = {until(two, f"q{n}") for n in range(10)}
+        assert again == {f"10.0.0.{n}" for n in range(1, 11)}
+        for n in range(10):
+            two.delete(f"q{n}")
+        made.time.sleep(700)
+        assert made.drained()
+
+
+def test_a_pool_that_is_deleted_and_made_again_finds_what_is_held() -> None:
+    with world(a=SMALL, b=["10.0.1.1"]) as made:
+        one, two = made.node("one"), made.node("two")
+        held = {one.add(f"p{n}").shown for n in range(20)}
+        made.time.sleep(3)
+        made.define("a", None)
+        made.time.sleep(700)
+        made.define("a", SMALL)
+        rest = {until(two, f"q{n}") for n in range(20)}
+        assert held | rest == {f"10.0.0.{n}" for n in range(1, 41)}
+        made.check()
+
+
+def test_two_pools_that_list_the_same_addresses_hand_each_out_once_on_two_nodes() -> None:
+    with world(a=["10.0.0.1-10.0.0.30"], b=["10.0.0.11-10.0.0.40"]) as made:
+        one, two = made.node("one"), made.node("two")
+        shown = []
+        for n in range(20):
+            shown.append(one.add(f"p{n}", ["a", "b"]).shown)
+            shown.append(two.add(f"q{n}", ["b", "a"]).shown)
+        assert len(set(shown)) == 40
+        made.check()
