@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 WARM: Final = 4  # free addresses that a node in use of a pool has at hand
 IDLE_SECONDS: Final = 300.0
 GATHER_SECONDS, GATHER_MOST = 1.0, 3.0
-_WARM_SECONDS, _SCAN_SECONDS = 1.0, 10.0
+_WARM_SECONDS, _SCAN_SECONDS, _FAULT_SECONDS = 1.0, 10.0, 0.2
 _TRIES: Final = 5
 _REQUEST: Final = 5.0
 
@@ -56,7 +56,8 @@ class Upkeep:
         self._used: dict[Address, float] = {}  # when what is owned was last seen in use, or first seen
         self._kept: dict[Address, Lease] = {}  # leaving, and for whom it was kept
         self._told: dict[Address, Lease | None] = {}  # the last report of what is owned, since the last scan
-        self._next_warm = self._next_scan = float("-inf")
+        self._fault = ""
+        self._next_warm = self._next_scan = self._not_before = float("-inf")
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``; notify :attr:`Ownership.changed` to have that looked at."""
@@ -73,14 +74,13 @@ class Upkeep:
         own = self._own
         with own.changed:
             soonest = min([self._next_warm, self._next_scan, *map(_report_at, self._blocks.dirty.values())])
-            return max(own.away_until, float("-inf") if own.asked else soonest)
+            return max(own.away_until, self._not_before, float("-inf") if own.asked else soonest)
 
     def step(self, now: float) -> None:
         """Do what is due."""
         own = self._own
+        self._not_before = now + _FAULT_SECONDS  # unless all goes well
         if not own.reconcile() or now < own.away_until:
-            self._next_warm = max(self._next_warm, now + _WARM_SECONDS)
-            self._next_scan = max(self._next_scan, now + _WARM_SECONDS)
             return
         try:
             self._answer()
@@ -92,10 +92,17 @@ class Upkeep:
                 self._next_scan = now + _SCAN_SECONDS
                 self._scan(now)
         except StoreUnreachable as error:
-            self._log("warn", "the API server does not answer; addresses are handed out from what is owned",
-                      error=str(error))  # fmt: skip
+            self._note(f"the API server does not answer, addresses are handed out from what is owned: {error}")
         except StateUnwritable as error:
-            self._log("warn", "owned addresses are not written", error=error.message)
+            self._note(f"owned addresses are not written: {error.message}")
+        else:
+            self._fault, self._not_before = "", now
+
+    def _note(self, fault: str) -> None:
+        """Log a fault once, not with every step."""
+        if not self._fault:
+            self._log("warn", "what this node owns is not kept up", cause=fault)
+        self._fault = fault
 
     # -- answer --------------------------------------------------------------------------------------------------------
 
