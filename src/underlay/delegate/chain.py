@@ -16,6 +16,7 @@ from underlay.delegate.attachment import Timing
 from underlay.delegate.entries import Chained
 from underlay.delegate.ipam import exec_delete, invocation, may, with_valid_attachments
 from underlay.errors import DeadlineExceeded, NotAvailable, PluginMissing, UnderlayError
+from underlay.net import link
 from underlay.plugins.context import Call
 from underlay.plugins.parsed import Parsed
 
@@ -142,7 +143,11 @@ class Chain:
         stdin = inject(call.conf)
         ctx.undo.record(exec_delete(call, call.conf.type, stdin, self._sandbox))
         invoked = invocation(call, Verb.ADD, stdin, self._sandbox, plugin_type=call.conf.type)
-        return self._executor.result(invoked, ctx.deadline, version=call.conf.version)
+        result = self._executor.result(invoked, ctx.deadline, version=call.conf.version)
+        if ctx.mtus and ctx.pod is not None:
+            found = link.get_many(ctx.pod.rtnl, list(ctx.mtus))
+            ctx.mtus.update((nic.name, nic.mtu) for nic in found if nic is not None)
+        return result
 
     def _call(self, conf: PluginConfig, prev: Result | None) -> Call:
         attachment = self._attachment

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from underlay.delegate import entries
 from underlay.delegate.entries import Chained, Laid, Lifted, Moved
-from underlay.delegate.rows import attachment_of, encode, result_of
-from underlay.delegate.session import Made, Session
+from underlay.delegate.made import Made
+from underlay.delegate.rows import attachment_of, mtu_of, result_of
+from underlay.delegate.session import Session
 from underlay.delegate.undoing import Leftover
 from underlay.errors import StateUnwritable, TryAgain, UnderlayError
 from underlay.net.undo import UndoLog
@@ -163,7 +164,7 @@ class Change(Session):
         """The row again among those of this session; its chain anew where it was lifted."""
         attachment = attachment_of(one.row)
         made = Made(one.row.id, attachment, UndoLog(lambda recorded: self._journal(made, recorded)))
-        made.result = result_of(one.row) or made.result
+        made.result, made.mtu = result_of(one.row) or made.result, mtu_of(one.row)
         self._made.append(made)
         if one.onto is None:
             return
@@ -183,7 +184,7 @@ class Change(Session):
         try:
             self.settle()
             self._close(self._made)
-            self._engine.ledger.commit([(encode(one.result), one.row_id) for one in self._made])
+            self._engine.ledger.commit([one.outcome() for one in self._made])
         except UnderlayError as error:
             errors += [error, *self._lift_again(self._made)]
         self._made = []

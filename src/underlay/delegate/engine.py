@@ -27,7 +27,7 @@ from underlay.delegate.claims import Claims
 from underlay.delegate.ipam import Dispatch
 from underlay.delegate.locks import KeyedLocks
 from underlay.delegate.report import Report
-from underlay.delegate.rows import attachment_of, keep_nothing, result_of, saved_call
+from underlay.delegate.rows import attachment_of, keep_nothing, mtu_of, result_of, saved_call
 from underlay.delegate.session import Session
 from underlay.errors import TryAgain, UnderlayError
 from underlay.net.netns import Namespace
@@ -108,10 +108,12 @@ class Engine:
                     Origin(owner, first.origin_network, first.origin_ifname, saved.asked),
                 )  # fmt: skip
 
-    def whole(self, container_id: str, origin: Origin) -> list[tuple[Attachment, Result]]:
-        """What a container is attached to by the ledger, oldest first, with its results."""
+    def whole(self, container_id: str, origin: Origin) -> list[tuple[Attachment, Result, int]]:
+        """What a container is attached to by the ledger, oldest first, with the results, and the MTUs of NICs that
+        built-in plugins have put there, else 0.
+        """
         rows = [row for row in self.ledger.find(container_id, origin) if row.state == "added"]
-        return [(attachment_of(row), result) for row in rows if (result := result_of(row)) is not None]
+        return [(attachment_of(row), result, mtu_of(row)) for row in rows if (result := result_of(row)) is not None]
 
     def parse(self, attachment: Attachment) -> NetworkConfig:
         """The attachment's configuration, parsed once for as long as it is in use. Raises InvalidConfig and its kin."""

@@ -15,10 +15,18 @@ if TYPE_CHECKING:
 
     from underlay.delegate.ledger import Row
 
+
+class _Outcome(Result, frozen=True, omit_defaults=True):
+    """A result, and beside it what no version of CNI has our main plugins print: the MTU of the NIC."""
+
+    mtu: int = 0
+
+
 encode: Final = msgspec.json.Encoder().encode
-"""A result or a saved call as a row keeps it."""
+"""A saved call as a row keeps it."""
 
 _decode_result: Final = msgspec.json.Decoder(Result).decode
+_decode_outcome: Final = msgspec.json.Decoder(_Outcome).decode
 _decode_call: Final = msgspec.json.Decoder(SavedCall).decode
 
 
@@ -33,6 +41,19 @@ def attachment_of(row: Row) -> Attachment:
     return Attachment(
         row.network, row.conf, row.ifname, saved.name, saved.runtime, saved.cni_args, saved.default_gateways
     )
+
+
+def outcome(result: Result, mtu: int) -> bytes:
+    """A result as a row keeps it; ``mtu`` that of a NIC which a built-in plugin has put into the sandbox, or 0."""
+    return encode(_Outcome(result.interfaces, result.ips, result.routes, result.dns, mtu))
+
+
+def mtu_of(row: Row) -> int:
+    """The MTU that a built-in plugin gave the row's NIC, 0 where none did or nobody can read it."""
+    try:
+        return _decode_outcome(row.result).mtu if row.result else 0
+    except msgspec.MsgspecError:
+        return 0
 
 
 def result_of(row: Row) -> Result | None:

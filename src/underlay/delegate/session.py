@@ -7,11 +7,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from underlay.cni.result import Result
 from underlay.delegate import default_route, entries
 from underlay.delegate.attachment import Attachment, Recorded, Timing
 from underlay.delegate.entries import Moved, RemoveFile, SavedCall
 from underlay.delegate.ledger import Row, signed
+from underlay.delegate.made import Made
 from underlay.delegate.rows import attachment_of, encode, keep_nothing, result_of
 from underlay.delegate.undoing import Leftover, Undone, take_back
 from underlay.errors import InterfaceExists, IOFailure, KernelError, NamespaceGone, UnderlayError, UnknownContainer
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from underlay.cni.config import NetworkConfig
+    from underlay.cni.result import Result
     from underlay.delegate.attachment import Origin, Sandbox
     from underlay.delegate.chain import Chain
     from underlay.delegate.engine import Engine
@@ -35,24 +36,7 @@ if TYPE_CHECKING:
     from underlay.net.host_root import HostRoot
     from underlay.plugins.context import Context
 
-_NOTHING: Final = Result()
 _ROLLBACK_SECONDS: Final = 5.0  # for executables' DEL after an ADD that took all of its time
-
-
-class Made:
-    """One attachment that this session has made, or is making."""
-
-    __slots__ = ("attachment", "result", "row_id", "undo")
-
-    def __init__(self, row_id: int, attachment: Attachment, undo: UndoLog) -> None:
-        self.row_id = row_id
-        self.attachment = attachment
-        self.undo = undo
-        self.result = _NOTHING
-
-    def leftover(self) -> Leftover:
-        """What takes it back."""
-        return Leftover(self.row_id, self.undo.entries, None if self.result is _NOTHING else self.result)
 
 
 class Session:
@@ -117,7 +101,9 @@ class Session:
         self._made.append(made)
         try:
             _make_info_file(made, self._engine.executor.root)
-            made.result = self._chain(network, attachment).add(self._context(made.undo), apart=bool(self._origin.conf))
+            context = self._context(made.undo)
+            made.result = self._chain(network, attachment).add(context, apart=bool(self._origin.conf))
+            made.mtu = context.mtus.get(attachment.ifname, 0)
         except ThreadLost:
             raise
         except BaseException:
@@ -142,6 +128,10 @@ class Session:
             for made in self._made:
                 made.result = default_route.without_default_routes(made.result, gateways)
         return [made.result for made in self._made]
+
+    def mtus(self) -> dict[str, int]:
+        """The MTU of each NIC that a built-in plugin has put into the sandbox in this session, by the NIC's name."""
+        return {made.attachment.ifname: made.mtu for made in self._made if made.mtu}
 
     def recorded(self) -> list[Recorded]:
         """The attachments of this origin and container in the ledger, oldest first."""
@@ -279,7 +269,7 @@ class Session:
             for made in self._made:
                 if not made.row_id:
                     self._journal(made, ())
-            self._engine.ledger.commit([(encode(made.result), made.row_id) for made in self._made])
+            self._engine.ledger.commit([made.outcome() for made in self._made])
         except BaseException:
             self.rollback()
             raise

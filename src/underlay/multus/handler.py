@@ -128,12 +128,12 @@ class Multus:
             with self._session(request, config, deadline, report) as session:
                 for attachment in attachments:
                     attach(session, attachment)
-                results = session.settle()
+                results, mtus = session.settle(), session.mtus()
         except UnderlayError as error:
             raise named(error, place) from error
         if pod is not None and adding is not None:
             adding.attached(attachments, results)
-            self.publish(pod, attachments, results)
+            self.publish(pod, attachments, results, mtus)
         return results[0]
 
     def delete(self, request: Request, deadline: float, report: Report, *, before: int | None = None) -> None:
@@ -343,11 +343,13 @@ class Multus:
         kept = request.stdin if self._hotplug and request.verb is Verb.ADD else b""
         return Origin(OWNER, config.name if config else "", request.ifname, kept)
 
-    def publish(self, pod: Pod, attachments: Sequence[Attachment], results: Sequence[Result]) -> None:
-        """Write network-status. The pod is attached whether or not that succeeds."""
+    def publish(
+        self, pod: Pod, attachments: Sequence[Attachment], results: Sequence[Result], mtus: Mapping[str, int]
+    ) -> None:
+        """Write network-status (:func:`status.statuses`). The pod is attached whether or not that succeeds."""
         infos = {each.info_file: self._info.read(each.info_file) for each in attachments if each.info_file}
         try:
-            self._source.write_status(pod, status.encode(status.statuses(attachments, results, infos)))
+            self._source.write_status(pod, status.encode(status.statuses(attachments, results, infos, mtus)))
         except StateUnwritable as error:
             self._log("error", "network-status is not written", pod=f"{pod.namespace}/{pod.name}", cause=error.message)
 

@@ -25,8 +25,7 @@ from underlay.multus.handler import attach
 from underlay.multus.plan import named
 
 if TYPE_CHECKING:
-    from underlay.cni.result import Result
-    from underlay.delegate.attachment import Attachment, Origin, Sandbox
+    from underlay.delegate.attachment import Origin, Sandbox
     from underlay.delegate.engine import Engine
     from underlay.kube.objects import Pod
     from underlay.kube.source import Log, Source
@@ -119,13 +118,14 @@ class HotPlug:
         whole = self._engine.whole(sandbox.container_id, origin)
         if not whole:
             return  # a DEL came after, and has withdrawn the status
-        attachments = [replace(each, info_file=str(each.runtime.get(INFO_FILE, ""))) for each, _ in whole]
-        self._multus.publish(pod, attachments, [result for _, result in whole])
+        attachments = [replace(each, info_file=str(each.runtime.get(INFO_FILE, ""))) for each, _, _ in whole]
+        mtus = {each.ifname: mtu for each, _, mtu in whole}
+        self._multus.publish(pod, attachments, [result for _, result, _ in whole], mtus)
 
     def _succeeded(self, sandbox: Sandbox, origin: Origin, pod: Pod, changes: Changes, begun: float) -> None:
         whole = self._engine.whole(sandbox.container_id, origin)
         new = {(each.network, each.ifname) for each in changes.add}
-        added: list[tuple[Attachment, Result]] = [each for each in whole if (each[0].network, each[0].ifname) in new]
+        added = [(each, result) for each, result, _ in whole if (each.network, each.ifname) in new]
         if changes.remove:
             self._source.event(pod, "Normal", events.REMOVED, events.removed(changes.remove))
         if added:

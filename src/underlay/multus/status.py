@@ -41,14 +41,18 @@ class NetworkStatus(msgspec.Struct, frozen=True, omit_defaults=True, rename={"de
 
 
 def statuses(
-    attachments: Sequence[Attachment], results: Sequence[Result], infos: Mapping[str, Mapping[str, Any] | None] = _NONE
+    attachments: Sequence[Attachment],
+    results: Sequence[Result],
+    infos: Mapping[str, Mapping[str, Any] | None] = _NONE,
+    mtus: Mapping[str, int] = _NONE,
 ) -> list[NetworkStatus]:
     """One status for each attachment and its result; the first is the pod's default network.
 
-    ``infos`` is what is known of devices, by the attachments' ``info_file``.
+    ``infos`` is what is known of devices, by the attachments' ``info_file``; ``mtus`` the MTUs of NICs whose results do
+    not say it, by the attachments' ``ifname``.
     """
     return [
-        _status(attachment, result, infos.get(attachment.info_file), default=n == 0)
+        _status(attachment, result, infos.get(attachment.info_file), mtus.get(attachment.ifname, 0), default=n == 0)
         for n, (attachment, result) in enumerate(zip(attachments, results, strict=True))
     ]
 
@@ -68,7 +72,9 @@ def _own(result: Result) -> int | None:
     return next((n for n, link in enumerate(result.interfaces) if link.sandbox), None)
 
 
-def _status(attachment: Attachment, result: Result, info: Mapping[str, Any] | None, *, default: bool) -> NetworkStatus:
+def _status(
+    attachment: Attachment, result: Result, info: Mapping[str, Any] | None, mtu: int, *, default: bool
+) -> NetworkStatus:
     """From the first interface of the result that is in the sandbox."""
     index = _own(result)
     link = result.interfaces[index] if index is not None else None
@@ -78,7 +84,7 @@ def _status(attachment: Attachment, result: Result, info: Mapping[str, Any] | No
         interface=link.name if link else attachment.ifname,
         ips=tuple(ip.address.partition("/")[0] for ip in own_addresses(result)),
         mac=link.mac if link else "",
-        mtu=link.mtu if link else 0,
+        mtu=(link.mtu if link else 0) or mtu,
         default=default,
         gateway=(*attachment.default_gateways, *_gateways(result)),
         device_info=dict(info) if info else None,

@@ -78,7 +78,8 @@ class Context:
     every entry before its act; ``devices`` keeps two pods from one device; ``deadline`` is on the ``time.monotonic``
     clock, seconds.
     ``made`` are the links in the pod that plugins of this chain have made, as the last of them left each; empty when
-    an executable has run since. ``announcements`` are for the wire, by the link's index in the pod.
+    an executable has run since. ``announcements`` are for the wire, by the link's index in the pod. ``mtus``, by name,
+    are those of the NICs that main plugins of this chain have put into the pod: no result of theirs says it.
     ``log(level, event, **fields)`` writes one structured line, level being "debug", "info", "warn" or "error"; with
     ``to=LogOptions`` into a plugin's own file as well.
     """
@@ -92,6 +93,7 @@ class Context:
     log: Callable[..., None]
     made: dict[str, Link] = field(default_factory=dict)
     announcements: dict[int, tuple[str, Sequence[str]]] = field(default_factory=dict)
+    mtus: dict[str, int] = field(default_factory=dict)
 
     def announce(self, index: int, mac: str, addresses: Sequence[str]) -> None:
         """Tell the wire of the MAC that a link's addresses have, once all is done; of several the last counts."""

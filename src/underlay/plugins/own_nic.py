@@ -90,11 +90,12 @@ def check_mtu(addressed: Result | None, wanted: int, parent: link.Link) -> None:
 def configure(
     made: link.Link, addressed: Result | None, ctx: Context, *, accept_ra: bool, wire_until: float = 0.0
 ) -> None:
-    """Bring the NIC up with its addresses and routes, and tell the wire.
+    """Bring the NIC up with its addresses and routes, and tell the wire; and its MTU to whoever asks.
 
     ``wire_until`` (monotonic clock) is how long to wait for hardware's link before that: frames sent earlier are lost.
     """
     pod = ctx.sandbox()
+    ctx.mtus[made.name] = made.mtu
     if not accept_ra:
         ip_stack.refuse_advertisements(pod, made.name)
     if addressed is None:

@@ -1,0 +1,36 @@
+"""One attachment on its way from the first undo entry to the row that says it is whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from underlay.cni.result import Result
+from underlay.delegate.rows import outcome
+from underlay.delegate.undoing import Leftover
+
+if TYPE_CHECKING:
+    from underlay.delegate.attachment import Attachment
+    from underlay.net.undo import UndoLog
+
+_NOTHING: Final = Result()
+
+
+class Made:
+    """One attachment that this session has made, or is making."""
+
+    __slots__ = ("attachment", "mtu", "result", "row_id", "undo")
+
+    def __init__(self, row_id: int, attachment: Attachment, undo: UndoLog) -> None:
+        self.row_id = row_id
+        self.attachment = attachment
+        self.undo = undo
+        self.result = _NOTHING
+        self.mtu = 0
+
+    def leftover(self) -> Leftover:
+        """What takes it back."""
+        return Leftover(self.row_id, self.undo.entries, None if self.result is _NOTHING else self.result)
+
+    def outcome(self) -> tuple[bytes, int]:
+        """What became of it as the ledger takes it."""
+        return outcome(self.result, self.mtu), self.row_id
