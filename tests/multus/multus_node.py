@@ -9,6 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from underlay.cni import request, versions
 from underlay.cni.request import Verb
 from underlay.daemon import builtin, pools
@@ -99,7 +101,9 @@ class Node:
 class InProcess(Node):
     """The handler over an engine of its own. The calling thread enters the node's namespace for each call."""
 
-    def __init__(self, ns: Any, directory: Path, *, hotplug: bool = True) -> None:
+    def __init__(
+        self, ns: Any, directory: Path, *, hotplug: bool = True, overrides: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(ns, directory)
         self.log = Lines()
         self.ledger = Ledger(str(directory / "ledger.db"), self.log)
@@ -122,6 +126,7 @@ class InProcess(Node):
             devices=PodResources(socket=str(self.kubelet), checkpoint=str(self.checkpoint), patience=0.5),
             info=DeviceInfo(self.log, str(self.device_info)),
             conf_dir=str(self.conf_dir),
+            overrides={key: msgspec.Raw(json.dumps(value).encode()) for key, value in (overrides or {}).items()},
             hotplug=hotplug,
         )
         self.hotplug = HotPlug(self.multus, self.engine, self.source, self.log)

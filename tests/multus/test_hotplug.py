@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
 from dataclasses import replace
 
@@ -346,3 +347,49 @@ def test_after_a_fault_of_our_own_a_refused_change_is_not_tried_at_every_look(no
     assert [reason for reason, _ in told(node)[1:]] == ["NoNetworkFound"]
     node.sweep()
     assert len(told(node)) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked_before", "asked_now"), [(["extra"], ["extra", "more"]), (["extra"], []), ([], ["extra"])]
+)
+def test_default_networks_that_are_others_by_now_change_nothing_and_take_no_name(
+    node, pod, uplink, tmp_path, asked_before, asked_now
+):
+    node.write("net.d/10-cluster.conf", OVERLAY)
+    for number, name in enumerate(("extra", "more"), 10):
+        node.network("kube-system", name, macvlan(number))
+    for number, name in enumerate("abc", 1):
+        node.network("default", name, macvlan(number))
+    node.pod("default", "web", {NETWORKS: "a,b"})
+    ok, result = node.call("ADD", conf(defaultNetworks=asked_before), netns=pod.path, args=args("web"))
+    assert ok, result
+    before = listed(node)
+    node.close()
+    again = InProcess(uplink, tmp_path, overrides={"defaultNetworks": asked_now})
+    try:
+        again.sweep()
+        assert told(again) == []
+        change(again, "b,c")
+        first = 1 + len(asked_before)
+        fixed = before[:first]
+        assert listed(again) == [*fixed, (f"net{first + 1}", "default/b"), (f"net{first}", "default/c")]
+        assert sorted(nics(pod)) == sorted(name for name, _ in listed(again))
+        change(again, "")
+        assert listed(again) == fixed
+    finally:
+        again.close()
+
+
+def test_what_does_not_say_who_asked_for_it_is_left_as_it_is(node, pod):
+    node.write("net.d/10-cluster.conf", OVERLAY)
+    for number, name in enumerate("ab", 1):
+        node.network("default", name, macvlan(number))
+    add(node, pod, "a")
+    row = node.ledger.rows()[1]
+    call = json.loads(row.call)
+    assert call.pop("by") == "annotation"
+    with sqlite3.connect(node.ledger.path) as file:  # as an earlier version wrote it
+        file.execute("UPDATE attachment SET call = ? WHERE id = ?", (json.dumps(call).encode(), row.id))
+    file.close()
+    change(node, "b")
+    assert (listed(node), told(node)[1:]) == ([("eth0", "cluster-net"), ("net1", "default/a")], [])

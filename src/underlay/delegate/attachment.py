@@ -55,7 +55,8 @@ class Attachment:
     plugin gets those it declares), ``cni_args`` becomes ``args.cni``. With ``default_gateways`` this NIC takes the
     pod's default routes over: those of every other NIC leave table main, these are set. ``info_file`` is a path that
     the plugins may write device information to; it is made with ``info`` in it, if there is any, before they are
-    called, and removed when the attachment is taken back.
+    called, and removed when the attachment is taken back. ``by`` is who asked for it, in the owner's own words: the
+    ledger keeps it, and nothing is decided by it here.
     """
 
     network: str
@@ -67,6 +68,7 @@ class Attachment:
     default_gateways: tuple[str, ...] = ()
     info_file: str = ""
     info: bytes = b""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

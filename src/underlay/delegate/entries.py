@@ -71,6 +71,7 @@ class SavedCall(msgspec.Struct, frozen=True, omit_defaults=True):
     cni_args: dict[str, Any] = {}
     default_gateways: tuple[str, ...] = ()
     asked: bytes = b""
+    by: str = ""
 
 
 Entry = undo.Entry | ExecDelete | RemoveFile | Release | Chained | Moved | Lifted | Laid

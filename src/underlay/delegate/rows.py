@@ -39,8 +39,9 @@ def attachment_of(row: Row) -> Attachment:
     """What was asked for when the row was written."""
     saved = saved_call(row)
     return Attachment(
-        row.network, row.conf, row.ifname, saved.name, saved.runtime, saved.cni_args, saved.default_gateways
-    )
+        row.network, row.conf, row.ifname, saved.name, saved.runtime, saved.cni_args, saved.default_gateways,
+        by=saved.by,
+    )  # fmt: skip
 
 
 def outcome(result: Result, mtu: int) -> bytes:

@@ -303,7 +303,7 @@ class Session:
         sandbox, origin, pod = self._sandbox, self._origin, self._pod
         saved = SavedCall(
             attachment.name, sandbox.args_text, sandbox.path, dict(attachment.runtime), dict(attachment.cni_args),
-            attachment.default_gateways, origin.conf,
+            attachment.default_gateways, origin.conf, attachment.by,
         )  # fmt: skip
         return Row(
             id=0, owner=origin.owner, container_id=sandbox.container_id, ifname=attachment.ifname,

@@ -14,16 +14,21 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from underlay.multus.devices import INFO_FILE, KEYS
+from underlay.multus.devices import INFO_FILE, KEYS, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from underlay.delegate.attachment import Attachment
     from underlay.multus.annotations import NetworkSelection
-    from underlay.multus.devices import Wanted
+
+BY_ANNOTATION: Final = "annotation"
+BY_CONFIGURATION: Final = "configuration"
+"""Who asked for an attachment, as the ledger keeps it: the pod's networks annotation, or, once and for the pod's whole
+life, the configuration: the cluster network in whichever form, defaultNetworks, the auxiliary chain.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +44,32 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """What a pod is attached to, oldest first; ``chain`` is the auxiliary chain's name, or empty."""
+    """What a pod is attached to, oldest first, with who asked for each (``Attachment.by``): only what an annotation
+    asked for is changed by one, whatever the configuration and its names are by now.
+    """
 
     attachments: tuple[Attachment, ...]
-    chain: str = ""
 
-    def settled(self, selections: Sequence[NetworkSelection], fixed: Collection[str]) -> list[NetworkSelection]:
-        """The selections, each with its NIC's name. ``fixed`` are the names of NICs that no annotation asked for."""
-        left = self._by_annotation(fixed)
+    @property
+    def known(self) -> bool:
+        """Whether all of it says who asked for it; what an earlier version attached does not."""
+        return all(one.by for one in self.attachments)
+
+    def fixed(self) -> list[Wanted]:
+        """What no annotation asked for, as it is."""
+        return [Wanted(one) for one in self.attachments if one.by != BY_ANNOTATION]
+
+    def settled(self, selections: Sequence[NetworkSelection]) -> list[NetworkSelection]:
+        """The selections, each with its NIC's name."""
+        left = self._by_annotation()
         names: dict[int, str] = {}
         for n, selection in _named_first(selections):
             found = next((one for one in left if _is_of(one, selection)), None)
             if found is not None:
                 left.remove(found)
                 names[n] = found.ifname
-        taken = {*fixed, *self._of_chain(), *names.values(), *(each.interface for each in selections)}
+        fixed = (each.attachment.ifname for each in self.fixed())
+        taken = {*fixed, *names.values(), *(each.interface for each in selections)}
         free = (name for number in itertools.count(1) if (name := f"net{number}") not in taken)
         return [
             replace(selection, interface=selection.interface or names.get(n) or next(free))
@@ -68,12 +84,10 @@ class Attached:
             for each in wanted
         ]
 
-    def changes(self, planned: Sequence[Attachment], fixed: int) -> Changes:
-        """What turns this into what is planned, but for the first ``fixed``, which no annotation asked for."""
-        wanted = planned[fixed:]
-        mine = {
-            (one.network, one.ifname): one for one in self._by_annotation([each.ifname for each in planned[:fixed]])
-        }
+    def changes(self, planned: Sequence[Attachment]) -> Changes:
+        """What turns this into what is planned."""
+        wanted = [each for each in planned if each.by == BY_ANNOTATION]
+        mine = {(one.network, one.ifname): one for one in self._by_annotation()}
         same = {
             (each.network, each.ifname)
             for each in wanted
@@ -84,12 +98,8 @@ class Attached:
             tuple(each for each in wanted if (each.network, each.ifname) not in same),
         )
 
-    def _by_annotation(self, fixed: Collection[str]) -> list[Attachment]:
-        others = {*fixed, *self._of_chain()}
-        return [one for one in self.attachments if one.ifname not in others]
-
-    def _of_chain(self) -> list[str]:
-        return [one.ifname for one in self.attachments if self.chain and one.network == self.chain]
+    def _by_annotation(self) -> list[Attachment]:
+        return [one for one in self.attachments if one.by == BY_ANNOTATION]
 
 
 def _named_first(selections: Sequence[NetworkSelection]) -> list[tuple[int, NetworkSelection]]:

@@ -4,8 +4,8 @@
                                                               │ fault
                                                               └──▶ an Event, and again after a pause
 
-What was attached before this was switched on, or by another Multus, is left as it is: nobody knows any more what was
-asked for.
+What was attached before this was switched on, by an earlier version or by another Multus is left as it is: nobody
+knows any more what was asked for.
 """
 
 from __future__ import annotations
@@ -100,9 +100,11 @@ class HotPlug:
                 present = session.attached()
                 if not present:
                     return changes  # a DEL was first: the sandbox may be there for a while, the pod's NICs are not
-                attached = Attached(tuple(present), config.auxiliary_chain)
-                planned = self._multus.plan_of(config, pod, request, deadline, attached)
-                found = attached.changes(planned.attachments, planned.fixed)
+                attached = Attached(tuple(present))
+                found = changes
+                if attached.known:
+                    planned = self._multus.plan_of(config, pod, request, deadline, attached)
+                    found = attached.changes(planned.attachments)
                 if found or session.unfinished:
                     changes = found
                     session.take_off([(each.network, each.ifname) for each in changes.remove])

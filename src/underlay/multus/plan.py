@@ -24,6 +24,7 @@ from underlay.errors import InvalidAnnotation, InvalidConfig, UnderlayError
 from underlay.multus import networks
 from underlay.multus.annotations import DEFAULT_NETWORK, NETWORKS, parse_default
 from underlay.multus.annotations import parse as parse_networks
+from underlay.multus.changes import BY_ANNOTATION, BY_CONFIGURATION
 from underlay.multus.devices import INFO_FILE, KEYS, Wanted, with_device
 
 if TYPE_CHECKING:
@@ -44,13 +45,12 @@ _CHAIN_VERSION: Final = "0.4.0"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Attachments in the order of ADD, the cluster network's first; ``fixed`` of them no annotation adds or removes.
-    ``notes`` are for the log: what was asked for and has no effect.
+    """Attachments in the order of ADD, the cluster network's first. ``notes`` are for the log: what was asked for and
+    has no effect.
     """
 
     attachments: tuple[Attachment, ...]
     notes: tuple[str, ...] = ()
-    fixed: int = 0
 
 
 def plan(
@@ -66,20 +66,16 @@ def plan(
 
     ``parse`` is the engine's: every configuration is looked through now, so that a broken one fails before the first
     NIC is made. Without ``devices`` no device is handed out: nobody knows which. ``attached`` is what a pod that
-    runs has already: its NICs keep their names and devices, and the auxiliary chain is left out.
+    runs has already: its NICs keep their names and devices, and what the configuration asked for then stays as it is.
 
     Raises InvalidAnnotation, InvalidConfig, NetworkMissing, DeviceMissing and what lookups raise.
     """
     notes: list[str] = []
-    wanted = [_cluster(config, pod, ifname, nets, notes)]
-    if pod is None or pod.namespace not in config.system_namespaces:
-        for network in _defaults(config, nets):
-            wanted.append(_attach(network, f"net{len(wanted)}"))
-    fixed = [each.attachment.ifname for each in wanted]
+    wanted = attached.fixed() if attached is not None else _fixed(config, pod, ifname, nets, notes)
     selections = _selections(config, pod)
-    for selection in attached.settled(selections, fixed) if attached is not None else selections:
+    for selection in attached.settled(selections) if attached is not None else selections:
         network = nets.definition(selection.namespace, selection.name)
-        wanted.append(_selected(network, selection, f"net{len(wanted)}", notes))
+        wanted.append(_selected(network, selection, f"net{len(wanted)}", notes, by=BY_ANNOTATION))
     if attached is None:
         wanted += _chain(config, nets, f"net{len(wanted)}")
     else:
@@ -96,13 +92,22 @@ def plan(
         elif each.resource and not each.device:
             notes.append(f"network {attachment.network}: nobody knows which device of {each.resource} is its own")
         attachments.append(attachment)
-    return Plan(tuple(attachments), tuple(notes), len(fixed))
+    return Plan(tuple(attachments), tuple(notes))
 
 
 def configured(config: MultusConfig, nets: Networks) -> list[Attachment]:
     """The networks that the configuration itself names, each under the NIC name it would have; for STATUS and GC."""
     networks = (_first(config, nets), *_defaults(config, nets))
     return [_attach(network, f"net{n}").attachment for n, network in enumerate(networks)]
+
+
+def _fixed(config: MultusConfig, pod: Pod | None, ifname: str, nets: Networks, notes: list[str]) -> list[Wanted]:
+    """What is attached whatever the pod's networks annotation says, but for the auxiliary chain, which comes last."""
+    wanted = [_cluster(config, pod, ifname, nets, notes)]
+    if pod is None or pod.namespace not in config.system_namespaces:
+        for network in _defaults(config, nets):
+            wanted.append(_attach(network, f"net{len(wanted)}"))
+    return wanted
 
 
 def _cluster(config: MultusConfig, pod: Pod | None, ifname: str, nets: Networks, notes: list[str]) -> Wanted:
@@ -159,7 +164,10 @@ def _check_isolation(config: MultusConfig, pod: Pod, selection: NetworkSelection
 
 
 def _attach(network: Network, ifname: str, runtime: Mapping[str, Any] | None = None) -> Wanted:
-    made = Attachment(network=network.shown, conf=network.conf, ifname=ifname, name=network.name, runtime=runtime or {})
+    made = Attachment(
+        network=network.shown, conf=network.conf, ifname=ifname, name=network.name, runtime=runtime or {},
+        by=BY_CONFIGURATION,
+    )  # fmt: skip
     return Wanted(made, network.resource)
 
 
@@ -169,6 +177,8 @@ def _selected(
     ifname: str,
     notes: list[str],
     runtime: Mapping[str, Any] | None = None,
+    *,
+    by: str = BY_CONFIGURATION,
 ) -> Wanted:
     shown = f"network {network.shown}"
     notes += [f"{shown}: {key!r} is no key of a network selection and has no effect" for key in selection.unknown]
@@ -178,6 +188,7 @@ def _selected(
         runtime={**(runtime or {}), **_capability_arguments(selection)},
         cni_args=_cni_args(selection),
         default_gateways=selection.default_route,
+        by=by,
     )
     return replace(plain, attachment=attachment, device=selection.device_id)
 
@@ -213,7 +224,8 @@ def _chain(config: MultusConfig, nets: Networks, ifname: str) -> list[Wanted]:
         raise fault(error, what=f"the first file of the chain {config.auxiliary_chain}") from error
     plugins = [first | {"prevResult": _EMPTY_RESULT}, *map(msgspec.Raw, parts[1:])]
     conf = msgspec.json.encode({"cniVersion": _CHAIN_VERSION, "name": config.auxiliary_chain, "plugins": plugins})
-    return [Wanted(Attachment(network=config.auxiliary_chain, conf=conf, ifname=ifname, name=config.auxiliary_chain))]
+    name = config.auxiliary_chain
+    return [Wanted(Attachment(network=name, conf=conf, ifname=ifname, name=name, by=BY_CONFIGURATION))]
 
 
 def _check_names(attachments: Sequence[Attachment]) -> None:
