@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.delegate.conftest import ORIGIN, Bench, make_engine, soon
@@ -312,6 +313,42 @@ def test_gc_tells_executables_what_is_alive(bench: Bench, pod: Netns) -> None:
     assert verb == "GC"
     listed = [(each["containerID"], each["ifname"]) for each in stdin["cni.dev/valid-attachments"]]
     assert listed == [("c1", "eth0"), ("c1", "net1")]
+
+
+def test_an_executable_that_gc_calls_late_hears_of_who_came_since_it_began(
+    bench: Bench, new_netns: Callable[[str], Netns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.executable("echo", ECHO)
+    conf = json.dumps({**json.loads(bench.macvlan("mixed", {"type": "echo"})), "cniVersion": "1.1.0"}).encode()
+    macvlan = bench.engine.plugins["macvlan"]
+
+    class AttachedMeanwhile:
+        """Its GC takes so long that a pod comes."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(macvlan, name)
+
+        def gc(self, *given: Any) -> None:
+            macvlan.gc(*given)
+            with bench.engine.session(bench.sandbox(new_netns("pod"), "late"), ORIGIN, soon()) as session:
+                session.add(bench.attachment())
+
+    monkeypatch.setattr(bench.engine, "plugins", {**bench.engine.plugins, "macvlan": AttachedMeanwhile()})
+    keep = frozenset({("c1", "eth0")})
+    assert bench.engine.gc(ORIGIN, keep, [bench.attachment(conf)], bench.sandbox(""), soon()) == []
+    verb, _, stdin = bench.calls("echo")[-1]
+    assert verb == "GC"
+    listed = [(each["containerID"], each["ifname"]) for each in stdin["cni.dev/valid-attachments"]]
+    assert listed == [("c1", "eth0"), ("late", "net1")]
+
+
+def test_gc_calls_no_executable_where_nobody_knows_what_is_alive(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.executable("echo", ECHO)
+    conf = json.dumps({"cniVersion": "1.1.0", "name": "n", "plugins": [{"type": "echo"}]}).encode()
+    monkeypatch.setattr(bench.ledger._file, "reading", lambda: contextlib.nullcontext(None))
+    (error,) = bench.engine.gc(ORIGIN, frozenset(), [bench.attachment(conf)], bench.sandbox(""), soon())
+    assert "cannot be read" in error.message
+    assert bench.calls("echo") == []
 
 
 def test_status_of_a_network_whose_executable_is_missing_is_not_available(bench: Bench) -> None:

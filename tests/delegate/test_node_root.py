@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.delegate.conftest import ALLOCATORS, ORIGIN, PLUGINS, Bench, Log, soon
+from tests.keep import Keep
 from tests.node_root import NodeRoot
 
 from underlay.cni.config import parse_plugin
@@ -104,7 +105,7 @@ def test_host_local_keeps_its_reservations_in_the_nodes_directory(node: NodeRoot
     plugin.add(conf, holder, {}, record=recorded.append, deadline=soon())
     plugin.delete(conf, holder, deadline=soon())
     plugin.add(conf, holder, {}, record=recorded.append, deadline=soon())
-    plugin.gc(conf, frozenset(), deadline=soon())
+    plugin.gc(conf, Keep(), deadline=soon())
     assert sorted(os.listdir(node.path / "data/networks/n")) == ["last_reserved_ip.0", "lock"]
 
 

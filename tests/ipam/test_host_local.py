@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.keep import Keep
 
 from underlay.cni.config import parse_plugin
 from underlay.cni.result import DNS, IPConfig, Result, Route
@@ -292,7 +293,7 @@ def test_gc_keeps_what_is_listed_and_removes_the_rest(net):
     (net.directory / "10.1.0.52").write_text("")
     (net.directory / "10.1.0.53").write_bytes(b"\0" * 40)
     (net.directory / "notes").write_text("not ours")
-    HOST_LOCAL.gc(net.conf(), frozenset({("c1", "net1"), ("c3", "eth0")}), deadline=soon())
+    HOST_LOCAL.gc(net.conf(), Keep({("c1", "net1"), ("c3", "eth0")}), deadline=soon())
     assert set(net.reserved()) == {"10.1.0.3", "10.1.0.50", "notes"}
 
 

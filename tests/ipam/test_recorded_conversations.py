@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.keep import Keep
 
 from underlay.cni import versions
 from underlay.cni.config import parse_plugin
@@ -74,8 +75,8 @@ def test_check_status_and_gc_reach_the_store(tmp_path):
     plugin.add(asked, ctx)
     plugin.check(asked, ctx)
     plugin.status(asked, ctx)
-    plugin.gc(asked, ctx, frozenset({("c1", "eth0")}))
+    plugin.gc(asked, ctx, Keep({("c1", "eth0")}))
     plugin.check(asked, ctx)
-    plugin.gc(asked, ctx, frozenset())
+    plugin.gc(asked, ctx, Keep())
     with pytest.raises(UnderlayError, match="c1"):
         plugin.check(asked, ctx)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.keep import Keep
 
 from underlay.cni.config import PluginConfig, parse_plugin
 from underlay.cni.result import DNS, IPConfig, Result, Route
@@ -100,7 +101,7 @@ def test_nothing_is_recorded_and_nothing_kept():
     recorded = []
     STATIC.add(conf(), Holder("c1", "eth0"), {}, record=recorded.append, deadline=0)
     STATIC.delete(conf(), Holder("c1", "eth0"), deadline=0)
-    STATIC.gc(conf(), frozenset(), deadline=0)
+    STATIC.gc(conf(), Keep(), deadline=0)
     STATIC.status(conf())
     assert recorded == []
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from underlay.cni.result import Result
+    from underlay.ipam.allocator import Keep
     from underlay.plugins.context import Call, Plugin
 
 _SECONDS = 10.0
@@ -74,7 +75,7 @@ class _ExecutablesOnly:
     def delete(self, call: Call) -> None:
         raise NotImplementedError
 
-    def gc(self, call: Call, keep: frozenset[tuple[str, str]]) -> None:
+    def gc(self, call: Call, keep: Keep) -> None:
         raise NotImplementedError
 
     def status(self, call: Call) -> None:

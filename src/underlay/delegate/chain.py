@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from underlay.cni.config import NetworkConfig, PluginConfig
     from underlay.delegate.attachment import Attachment, Sandbox
     from underlay.delegate.exec import Executor
+    from underlay.ipam.allocator import Keep
     from underlay.plugins.context import Context, Plugin
 
 
@@ -112,7 +113,7 @@ class Chain:
             except PluginMissing as error:
                 raise NotAvailable(error.message, hint=error.hint) from error
 
-    def gc(self, ctx: Context, keep: frozenset[tuple[str, str]]) -> list[UnderlayError]:
+    def gc(self, ctx: Context, keep: Keep) -> list[UnderlayError]:
         """GC of every plugin for what it alone knows of; every fault is returned, none stops it."""
         errors: list[UnderlayError] = []
         for conf in () if self._network.disable_gc else self._network.plugins:
@@ -122,7 +123,7 @@ class Chain:
                 if plugin is not None:
                     plugin.gc(call, ctx, keep)
                 elif may(call, Verb.GC):
-                    stdin = with_valid_attachments(inject(call.conf), keep)
+                    stdin = with_valid_attachments(inject(call.conf), keep.listed())
                     self._executor.run(
                         invocation(call, Verb.GC, stdin, self._sandbox, plugin_type=conf.type), ctx.deadline
                     )

@@ -24,6 +24,7 @@ from underlay.delegate.attachment import Attachment, Origin, Recorded, Sandbox, 
 from underlay.delegate.chain import Chain
 from underlay.delegate.changing import Change
 from underlay.delegate.claims import Claims
+from underlay.delegate.held import Held
 from underlay.delegate.ipam import Dispatch
 from underlay.delegate.locks import KeyedLocks
 from underlay.delegate.report import Report
@@ -188,8 +189,7 @@ class Engine:
         deadline: float, report: Report,
     ) -> list[UnderlayError]:  # fmt: skip
         """GC of one parsed network's plugins; what the ledger holds is kept besides ``keep``."""
-        held = _Held(keep | {(row.container_id, row.ifname) for row in self.ledger.rows()})
-        held.ledger = self.ledger
+        held = Held(keep, self.ledger)
         with self.host() as host:
             context = self.context(sandbox, host, None, UndoLog(keep_nothing), deadline)
             return self.chain(attachment, network, sandbox, report.times).gc(context, held)
@@ -292,17 +292,6 @@ class Engine:
     def chain(self, attachment: Attachment, network: NetworkConfig, sandbox: Sandbox, times: list[Timing]) -> Chain:
         """The network's plugins for one NIC of one sandbox."""
         return Chain(network, attachment, sandbox=sandbox, plugins=self.plugins, executor=self.executor, times=times)
-
-
-class _Held(frozenset[tuple[str, str]]):
-    """What GC is to keep. Asked for anybody else, it looks once more: who came since is in the ledger before anything
-    is held.
-    """
-
-    ledger: Ledger
-
-    def __contains__(self, nic: object) -> bool:
-        return super().__contains__(nic) or (isinstance(nic, tuple) and self.ledger.holds(*nic))
 
 
 def boot_id() -> str:

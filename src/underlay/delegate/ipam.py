@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from underlay.cni.result import Result
     from underlay.delegate.attachment import Sandbox
     from underlay.delegate.exec import Executor
-    from underlay.ipam.allocator import Allocator
+    from underlay.ipam.allocator import Allocator, Keep
     from underlay.net.undo import UndoLog
     from underlay.plugins.context import Call
 
@@ -86,13 +86,13 @@ class Dispatch:
         elif may(call, Verb.STATUS):
             self._run(call, Verb.STATUS)
 
-    def gc(self, call: Call, keep: frozenset[tuple[str, str]]) -> None:
+    def gc(self, call: Call, keep: Keep) -> None:
         """Give back whatever is held by none of ``keep``."""
         allocator = self._allocator(call)
         if allocator is not None:
             allocator.gc(call.conf, keep, deadline=self._deadline)
         elif may(call, Verb.GC):
-            conf = with_valid_attachments(inject(call.conf), keep)
+            conf = with_valid_attachments(inject(call.conf), keep.listed())
             self._executor.run(self._invocation(call, Verb.GC, conf), self._deadline)
 
     def _allocator(self, call: Call) -> Allocator | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from underlay.errors import InterfaceExists, StateUnwritable
+from underlay.errors import InterfaceExists, IOFailure, StateUnwritable
 from underlay.state.database import Database, transaction
 
 if TYPE_CHECKING:
@@ -223,6 +223,13 @@ class Ledger:
                 statement = "SELECT 1 FROM attachment WHERE container_id = ? AND ifname = ?"
                 return db.execute(statement, (container_id, ifname)).fetchone() is not None
         return True
+
+    def nics(self) -> frozenset[tuple[str, str]]:
+        """Every NIC that there is a row of, (container id, NIC). Raises IOFailure where that cannot be read."""
+        with self._file.reading() as db:
+            if db is not None:
+                return frozenset(db.execute("SELECT container_id, ifname FROM attachment").fetchall())
+        raise IOFailure(f"the ledger {self.path} cannot be read")
 
     def checkpoint(self) -> None:
         """Copy the write-ahead log into the file (fsync); to be called now and then, on a thread that serves nobody.

@@ -21,6 +21,21 @@ class Holder(NamedTuple):
     ifname: str
 
 
+class Keep(Protocol):
+    """What GC is to keep: NICs, each (container id, interface name). It grows while GC runs: a NIC that is attached
+    meanwhile is in it before anything is held for it.
+    """
+
+    def __contains__(self, nic: object, /) -> bool:
+        """Whether a NIC is kept, as of now; to be asked after what it holds was found."""
+
+    def listed(self) -> frozenset[tuple[str, str]]:
+        """All of them, as of now; to be asked after what is held was found, or right before an executable is called.
+
+        Raises IOFailure where that cannot be read.
+        """
+
+
 def as_written(path: str) -> str:
     """Where a path of the node is, for a process whose own root is the node's."""
     return path
@@ -62,11 +77,8 @@ class Allocator(Protocol):
     def status(self, conf: PluginConfig) -> None:
         """Raise NotAvailable where ``add`` could not work."""
 
-    def gc(self, conf: PluginConfig, keep: frozenset[tuple[str, str]], *, deadline: float) -> None:
-        """Give back whatever is held by none of ``keep`` (container id, interface name).
-
-        Ask it for every holder after that was found (``in``): it knows those, too, that came since the call.
-        """
+    def gc(self, conf: PluginConfig, keep: Keep, *, deadline: float) -> None:
+        """Give back whatever is held by none of ``keep``."""
 
 
 @runtime_checkable

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from underlay.cni.config import PluginConfig
-    from underlay.ipam.allocator import Holder
+    from underlay.ipam.allocator import Holder, Keep
     from underlay.ipam.ranges import Range, RangeSet
 
 DATA_DIR: Final = "/var/lib/cni/networks"
@@ -192,7 +192,7 @@ class HostLocal:
         if not os.access(path, os.W_OK):
             raise NotAvailable(f"host-local cannot write {path}")
 
-    def gc(self, conf: PluginConfig, keep: frozenset[tuple[str, str]], *, deadline: float) -> None:
+    def gc(self, conf: PluginConfig, keep: Keep, *, deadline: float) -> None:
         """Give back the network's reservations that none of ``keep`` (container id, interface name) holds."""
         store.collect(self._locate(store_of(conf)), keep, deadline=deadline)
 

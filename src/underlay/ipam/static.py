@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from underlay.cni.config import PluginConfig
-    from underlay.ipam.allocator import Holder
+    from underlay.ipam.allocator import Holder, Keep
     from underlay.ipam.undo import Release
 
 
@@ -125,7 +125,7 @@ class Static:
         """Raise InvalidConfig for a wrong section."""
         resolve(conf, {})
 
-    def gc(self, conf: PluginConfig, keep: frozenset[tuple[str, str]], *, deadline: float) -> None:
+    def gc(self, conf: PluginConfig, keep: Keep, *, deadline: float) -> None:
         """Nothing is held."""
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
 
+    from underlay.ipam.allocator import Keep
+
 _LINE_BREAK: Final = "\r\n"
 _LAST: Final = "last_reserved_ip."
 _ADDRESS_STARTS: Final = frozenset("0123456789abcdefABCDEF:")
@@ -206,9 +208,9 @@ def held(directory: str, holder: Holder) -> list[str]:
     return [name for name, content in _reservations(directory) if content in accepted]
 
 
-def collect(directory: str, keep: frozenset[tuple[str, str]], *, deadline: float) -> list[str]:
-    """GC: give back what none of ``keep`` (container id, interface) holds; returns the addresses."""
-    kept = {content for pair in keep for content in _contents(Holder(*pair))}
+def collect(directory: str, keep: Keep, *, deadline: float) -> list[str]:
+    """GC: give back what none of ``keep`` holds; returns the addresses."""
+    kept = {content for pair in keep.listed() for content in _contents(Holder(*pair))}
 
     def stale(content: bytes) -> bool:
         container_id, _, ifname = content.decode("utf-8", "replace").partition(_LINE_BREAK)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from underlay.cni.config import PluginConfig
     from underlay.cni.result import Result
+    from underlay.ipam.allocator import Keep
     from underlay.net.link import Link
     from underlay.net.netns import Namespace
     from underlay.net.undo import UndoLog
@@ -56,8 +57,8 @@ class Ipam(Protocol):
     def status(self, call: Call) -> None:
         """Raise NotAvailable where the IPAM plugin could not serve ADD."""
 
-    def gc(self, call: Call, keep: frozenset[tuple[str, str]]) -> None:
-        """Give back whatever is held by none of ``keep`` (container id, interface name)."""
+    def gc(self, call: Call, keep: Keep) -> None:
+        """Give back whatever is held by none of ``keep``."""
 
 
 class Devices(Protocol):
@@ -130,5 +131,5 @@ class Plugin(Protocol):
     def status(self, call: Call, ctx: Context) -> None:
         """CNI STATUS: raise NotAvailable or LimitedConnectivity."""
 
-    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+    def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
         """CNI GC of what the plugin alone knows of (IPAM stores); attachments are the ledger's affair."""

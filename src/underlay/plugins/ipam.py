@@ -8,7 +8,7 @@ from underlay.ipam.allocator import Holder
 
 if TYPE_CHECKING:
     from underlay.cni.result import Result
-    from underlay.ipam.allocator import Allocator
+    from underlay.ipam.allocator import Allocator, Keep
     from underlay.plugins.context import Call, Context
 
 
@@ -37,7 +37,7 @@ class IpamPlugin:
         """CNI STATUS: raise NotAvailable where ADD could not work."""
         self._allocator.status(call.conf)
 
-    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+    def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
         """CNI GC: give back what none of ``keep`` holds."""
         self._allocator.gc(call.conf, keep, deadline=ctx.deadline)
 

@@ -21,6 +21,7 @@ from underlay.plugins import own_nic
 
 if TYPE_CHECKING:
     from underlay.cni.result import Result
+    from underlay.ipam.allocator import Keep
     from underlay.net.netns import Namespace
     from underlay.plugins.context import Call, Context, Plugin
 
@@ -113,7 +114,7 @@ class Macvlan:
         except ParentMissing as error:
             raise NotAvailable(error.message, hint=error.hint) from error
 
-    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+    def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
         """Let IPAM give back what nobody holds."""
         if call.conf.ipam_type:
             ctx.ipam.gc(call, keep)

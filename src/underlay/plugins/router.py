@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from underlay.ipam.allocator import Keep
     from underlay.net.link import Link
     from underlay.net.netns import Namespace
     from underlay.plugins.chained import Chained
@@ -129,7 +130,7 @@ class Router:
         if not settings.sriov and not node_address.find(ctx.host, (), (4, 6)).addresses:
             raise NotAvailable("the node has no global address for pods to reach it by")
 
-    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+    def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
         """Nothing: the ledger knows every rule, route and neighbour."""
 
 

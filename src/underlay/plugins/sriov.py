@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from underlay.cni.result import Result
+    from underlay.ipam.allocator import Keep
     from underlay.net.link import Link
     from underlay.net.netlink import Message
     from underlay.plugins.context import Call, Context, Plugin
@@ -141,7 +142,7 @@ class Sriov:
             raise LimitedConnectivity(f"physical function {names} is down: some virtual functions have no link then",
                                       hint="Bring it up: ip link set NAME up.")  # fmt: skip
 
-    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+    def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
         """Let IPAM give back what nobody holds, and give NICs on the node that still have our mark, but that no ledger
         knows of, their names. All others are given back by the ledger.
         """

@@ -30,6 +30,7 @@ from underlay.plugins.migrate import Migration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from underlay.ipam.allocator import Keep
     from underlay.net.netlink import Message
     from underlay.net.netns import Namespace
     from underlay.plugins.chained import Chained
@@ -144,7 +145,7 @@ class Veth:
             if family not in node.towards:
                 raise LimitedConnectivity(f"the node has no global IPv{family} address for pods to go through")
 
-    def gc(self, call: Call, ctx: Context, keep: frozenset[tuple[str, str]]) -> None:
+    def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
         """Nothing: the ledger knows every pair."""
 
 

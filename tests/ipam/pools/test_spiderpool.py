@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.ipam.pools.conftest import Node, stateful
+from tests.keep import Keep
 
 from underlay.cni.address import Address
 from underlay.cni.result import IPConfig, Result, Route
@@ -394,7 +395,7 @@ def test_gc_takes_back_what_this_network_alone_holds_and_nobody_lists(node: Node
     node.add("p")
     node.add("q")
     node.add("r", name="other")
-    node.plugin.gc(node.conf(), frozenset({("q", "eth0")}), deadline=0.0)
+    node.plugin.gc(node.conf(), Keep({("q", "eth0")}), deadline=0.0)
     assert [lease.container_id for lease in node.leases.everything()] == ["q", "r"]
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from underlay.cni.config import PluginConfig
-    from underlay.ipam.allocator import Holder
+    from underlay.ipam.allocator import Holder, Keep
     from underlay.ipam.pools.choose import Choice
     from underlay.ipam.pools.journal import Journal
     from underlay.ipam.pools.leases import Leases
@@ -179,7 +179,7 @@ class Spiderpool(sections.Parsing):
             full = ", ".join(repr(pool.name) for pool in usable)
             raise NotAvailable(f"no address is free in {full}", hint="Enlarge a pool, or delete pods.")
 
-    def gc(self, conf: PluginConfig, keep: frozenset[tuple[str, str]], *, deadline: float) -> None:
+    def gc(self, conf: PluginConfig, keep: Keep, *, deadline: float) -> None:
         """Give back what containers of this network hold that ``keep`` does not list."""
         network = conf.name
         gone = self.leases.release_all(
