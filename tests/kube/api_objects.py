@@ -159,10 +159,10 @@ class Objects:
             old = self._all(resource).get((namespace, name))
             if old is None:
                 raise Refused(404, "NotFound", f'{resource} "{name}" not found')
-            for key in ("uid", "resourceVersion"):
+            for key, shown in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
                 asked, has = patch.get("metadata", {}).get(key), old["metadata"][key]
                 if asked is not None and asked != has:
-                    words = f"Precondition failed: {key} in precondition: {asked}, in object meta: {has}"
+                    words = f"Precondition failed: {shown} in precondition: {asked}, {shown} in object meta: {has}"
                     raise Refused(409, "Conflict", f'Operation cannot be fulfilled on {resource} "{name}": {words}')
             if subresource:
                 patch = {key: value for key, value in patch.items() if key in ("metadata", subresource)}

@@ -122,6 +122,23 @@ def test_a_pod_made_again_never_gets_its_predecessors_status(server, benches):
     assert status_of(server) == "new"
 
 
+def test_a_predecessors_status_is_tried_once_however_late_the_watch_hears_of_the_new_pod(server, benches):
+    old = made(server, uid="u1")
+    cluster = benches.make(server)
+    assert until(lambda: cluster.known_pod("default", "web", "u1"))
+    server.stop()
+    cluster.write_status(old, b"old")
+    server.delete(PODS, "default", "web")
+    new = made(server, uid="u2")
+    cluster.write_status(new, b"new")
+    server.faults.append(Fault(path="/pods", method="GET", status=500, times=1000))
+    server.start()
+    written(cluster)
+    assert cluster.known_pod("default", "web", "u1")
+    assert status_of(server) == "new"
+    assert [json.loads(request.body)["metadata"]["uid"] for request in server.asked("patch")] == ["u1", "u2"]
+
+
 def test_the_status_of_a_pod_that_is_gone_is_dropped(server, cluster):
     cluster.write_status(Pod("default", "gone", "u1"), b"[]")
     written(cluster)

@@ -41,6 +41,7 @@ COMPONENT: Final = "underlay"
 _REQUEST_SECONDS = 30.0
 _LONGEST = 60.0
 _LONGEST_END = 5.0  # a thread that is about to connect ends with the process
+_OTHER_UID: Final = "UID in precondition"  # apiserver, storage.Preconditions.Check
 _EVERYBODY = frozenset({401, 429, 503})  # says nothing about the one object
 
 
@@ -145,8 +146,8 @@ class Publisher:
         return over
 
     def _is_over(self, write: StatusWrite, fault: Refused) -> bool:
-        if fault.status in (409, 412):  # another UID, or a writer who was quicker
-            over = self._held_uid(write.namespace, write.name) != write.uid
+        if fault.status in (409, 412):  # another UID, or a writer who was quicker; the cache may hear of it later
+            over = _OTHER_UID in fault.message or self._held_uid(write.namespace, write.name) != write.uid
         else:
             over = fault.status in (400, 404, 405, 410, 413, 415, 422)
         if fault.status not in (404, 409, 412):
