@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.delegate.conftest import ORIGIN, Bench, make_engine, soon
 
+from underlay.delegate import entries
 from underlay.delegate.attachment import Attachment, Origin
 from underlay.delegate.ledger import Ledger
 from underlay.errors import (
@@ -252,6 +253,29 @@ def test_one_broken_delegate_stops_no_other_and_its_row_stays_for_later(bench: B
         assert session.delete() == []
     assert bench.ledger.rows() == []
     assert bench.reserved("mixed") == []
+
+
+@pytest.mark.parametrize("verb", ["ADD", "DEL"])
+def test_of_what_was_taken_back_in_part_the_ledger_keeps_the_rest_alone(bench: Bench, pod: Netns, verb: str) -> None:
+    script = f'[ $CNI_COMMAND = DEL -o {verb} = ADD ] && exit 3; printf \'{{"cniVersion":"1.0.0"}}\''
+    bench.executable("broken", script)
+    chained = bench.attachment(bench.macvlan("mixed", {"type": "broken"}))
+    with (
+        contextlib.suppress(DelegateFailed),
+        bench.engine.session(bench.sandbox(pod), ORIGIN, soon()) as session,
+    ):
+        session.add(chained)
+    if verb == "DEL":
+        with bench.engine.session(bench.sandbox(pod), ORIGIN, soon()) as session:
+            assert len(session.delete()) == 1
+    assert pod.link("net1") is None
+    (row,) = bench.ledger.rows()
+    known, unknown = entries.decode(row.undo)
+    assert (row.state, [type(entry).__name__ for entry in known], unknown) == (
+        "deleting",
+        ["Release", "ExecDelete"],
+        [],
+    )
 
 
 def test_go_plugins_run_unchanged_as_delegates(bench: Bench, pod: Netns, snapshot: Callable[[Netns], State]) -> None:

@@ -13,7 +13,10 @@ from tests.multus.multus_node import InProcess, ShimAndDaemon
 from tests.multus.test_handler import NETWORKS, args, conf, host_local, nics
 
 from underlay.cni.request import parse as parse_request
+from underlay.delegate import entries
 from underlay.delegate.reclaim import Reclaimer
+from underlay.ipam.undo import Release
+from underlay.net.undo import DropAddress, DropRoute
 
 CLUSTER_V4, SERVICES_V4 = "10.240.0.0/12", "10.96.0.0/16"
 META = {
@@ -305,6 +308,35 @@ def test_what_is_given_back_late_takes_nothing_that_was_laid_anew(node, kind, po
     assert [(row.ifname, row.state) for row in node.ledger.rows()] == [("eth0", "added"), ("net2", "added")]
     changed = wiring(pod)
     assert node.call("CHECK", conf(prevResult=result), netns=pod.path, args=args("web")) == (True, None)
+    assert node.call("DEL", conf(), netns=pod.path, args=args("web")) == (True, None)
+    other = new_netns("pod")
+    add(node, other, "b@net2")
+    assert changed == wiring(other)
+
+
+def test_what_the_kernel_refuses_is_done_later_and_nothing_that_was_laid_anew_with_it(node, kind, pod, new_netns):
+    result = add(node, pod, "a,b")
+    row = node.ledger.rows()[1]
+    refused = DropRoute("pod", "no address", 254)
+    node.ledger.record(row.id, [refused])
+    node.ledger.record(row.id, [DropAddress("pod", "lo", "192.0.2.9/32")])
+    change(node, "b")
+    assert [(row.ifname, row.state) for row in node.ledger.rows()] == [
+        ("eth0", "added"), ("net1", "deleting"), ("net2", "added"),
+    ]  # fmt: skip
+    pod.batch("addr add 192.0.2.9/32 dev lo")  # somebody else's, from here on
+    changed = wiring(pod)
+    known, _ = entries.decode(node.ledger.rows()[1].undo)
+    acts = [entry for entry in known if not isinstance(entry, Release)]
+    assert acts == [refused]
+    node.ledger.rewrite(row.id, entries.encode([entry for entry in known if entry != refused]))  # it is well by now
+    with node.ns.entered():
+        Reclaimer(node.engine).sweep()
+    assert [(row.ifname, row.state) for row in node.ledger.rows()] == [("eth0", "added"), ("net2", "added")]
+    assert wiring(pod) == changed
+    assert node.call("CHECK", conf(prevResult=result), netns=pod.path, args=args("web")) == (True, None)
+    pod.batch("addr del 192.0.2.9/32 dev lo")
+    changed = wiring(pod)
     assert node.call("DEL", conf(), netns=pod.path, args=args("web")) == (True, None)
     other = new_netns("pod")
     add(node, other, "b@net2")

@@ -6,10 +6,11 @@ import itertools
 import msgspec
 import pytest
 
-from underlay.errors import StateUnwritable
+from underlay.errors import KernelError, StateUnwritable
 from underlay.net import addr, link, neigh, route, rule, veth
 from underlay.net.netns import Namespace
 from underlay.net.replay import replay
+from underlay.net.rtnl import Rtnl
 from underlay.net.undo import (
     DropAddress,
     DropIdleRule,
@@ -211,9 +212,32 @@ def test_links_of_both_namespaces_go_whatever_else_fails(uplink, pod, node, sand
     broken = [DropRoute("pod", "no address", 254), PutRoute("host", "zz", "eth0"), PutRoute("host", "00", "eth0")]
     entries = [DropLink("host", "vethpod", mac=HOST_MAC), DropLink("pod", "net1", mac=NIC_MAC), *broken]
     failed = replay(entries, host=node, pod=sandbox)
-    assert [error.errno for error in failed] == [errno.EINVAL] * 3
-    assert "no address" in failed[0].message
+    assert [each.error.errno for each in failed] == [errno.EINVAL] * 3
+    assert "no address" in failed[0].error.message
+    assert [each.entries for each in failed] == [(entry,) for entry in (broken[0], broken[2], broken[1])]
     assert {each["ifname"] for each in pod.ip("link", "show")} == {"lo"}
+    assert {each["ifname"] for each in uplink.ip("link", "show")} == {"lo", "eth0"}
+
+
+def test_what_the_kernel_refuses_is_told_apart_from_what_it_did(uplink, node, monkeypatch):
+    for name in ("v0", "v1"):
+        creation = veth.create(name=name, mac="", peer_name=f"p{name}", peer_mac="", mtu=1500, peer_netns_fd=None)
+        node.rtnl.batch([creation])
+    uplink.batch(f"route add 10.9.0.0/16 via 172.18.0.1 proto {route.PROTOCOL}")
+    pair = [DropLink("host", "v0", kind="veth"), DropLink("host", "v1", kind="veth")]
+    entries = [*pair, DropRoute("host", "10.9.0.0/16", 254, "eth0", "172.18.0.1")]
+    carry_out = Rtnl.failures
+
+    def all_but_the_last(rtnl, batch):
+        refusal = KernelError(batch[-1].act, errno.EPERM)
+        return {**carry_out(rtnl, batch[:-1]), len(batch) - 1: refusal}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Rtnl, "failures", all_but_the_last)
+        ((error, stuck),) = replay(entries, host=node, pod=None)
+    assert (error.errno, set(stuck)) == (errno.EPERM, set(pair))
+    assert uplink.ip("route", "show", "10.9.0.0/16") == []
+    assert replay(stuck, host=node, pod=None) == []
     assert {each["ifname"] for each in uplink.ip("link", "show")} == {"lo", "eth0"}
 
 

@@ -152,8 +152,7 @@ class Change(Session):
         if undone is not None:
             ledger.forget([row.id for row in gone if row.id not in undone.failed])
             errors += undone.errors
-            for row_id in undone.left.keys() & {row.id for row in gone}:
-                ledger.rewrite(row_id, entries.encode(undone.left[row_id]))  # its layers may be others' from here on
+            self._keep_left(gone, undone)  # its layers may be others' from here on
         for one in lifted:
             if undone is None or one.row.id not in undone.failed:
                 one.lines = _cut(one)

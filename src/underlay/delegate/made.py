@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from underlay.cni.result import Result
+from underlay.delegate.entries import RemoveFile
 from underlay.delegate.rows import outcome
 from underlay.delegate.undoing import Leftover
+from underlay.plugins import info_file
 
 if TYPE_CHECKING:
     from underlay.delegate.attachment import Attachment
+    from underlay.net.host_root import HostRoot
     from underlay.net.undo import UndoLog
 
 _NOTHING: Final = Result()
@@ -30,6 +33,14 @@ class Made:
     def leftover(self) -> Leftover:
         """What takes it back."""
         return Leftover(self.row_id, self.undo.entries, None if self.result is _NOTHING else self.result)
+
+    def make_info_file(self, root: HostRoot) -> None:
+        """The attachment's device information file; recorded in any case, as a plugin may write it."""
+        path, info = self.attachment.info_file, self.attachment.info
+        if path:
+            self.undo.record(RemoveFile(path))
+        if info:
+            info_file.write(root.locate(path), info)
 
     def outcome(self) -> tuple[bytes, int]:
         """What became of it as the ledger takes it."""

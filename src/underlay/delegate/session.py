@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from underlay.delegate import default_route, entries
 from underlay.delegate.attachment import Attachment, Recorded, Timing
-from underlay.delegate.entries import Moved, RemoveFile, SavedCall
+from underlay.delegate.entries import Moved, SavedCall
 from underlay.delegate.ledger import Row, signed
 from underlay.delegate.made import Made
 from underlay.delegate.rows import attachment_of, encode, keep_nothing, result_of
 from underlay.delegate.undoing import Leftover, Undone, take_back
-from underlay.errors import InterfaceExists, IOFailure, KernelError, NamespaceGone, UnderlayError, UnknownContainer
+from underlay.errors import (
+    InterfaceExists,
+    IOFailure,
+    KernelError,
+    NamespaceGone,
+    StateUnwritable,
+    UnderlayError,
+    UnknownContainer,
+)
 from underlay.ipam.undo import Release
 from underlay.net.announce import announce
 from underlay.net.netns import Namespace, ThreadLost
 from underlay.net.undo import PutRoute, RestoreVf, UndoLog
-from underlay.plugins import info_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
     from underlay.delegate.chain import Chain
     from underlay.delegate.engine import Engine
     from underlay.delegate.report import Report
-    from underlay.net.host_root import HostRoot
     from underlay.plugins.context import Context
 
 _ROLLBACK_SECONDS: Final = 5.0  # for executables' DEL after an ADD that took all of its time
@@ -100,7 +107,7 @@ class Session:
         made = Made(0, attachment, UndoLog(lambda recorded: self._journal(made, recorded)))
         self._made.append(made)
         try:
-            _make_info_file(made, self._engine.executor.root)
+            made.make_info_file(self._engine.executor.root)
             context = self._context(made.undo)
             made.result = self._chain(network, attachment).add(context, apart=bool(self._origin.conf))
             made.mtu = context.mtus.get(attachment.ifname, 0)
@@ -204,6 +211,8 @@ class Session:
                 continue
             undone = self._replay([self._leftover(row, errors) for row in some], pod)
             ledger.forget([row.id for row in some if row.id not in undone.failed])
+            with suppress(StateUnwritable):  # then all of it is done once more
+                self._keep_left(some, undone)
             errors += undone.errors
         return self._told(errors)
 
@@ -341,6 +350,14 @@ class Session:
         self.report.times.append(Timing("undo", (time.perf_counter() - begun) * 1000))
         return undone
 
+    def _keep_left(self, rows: Sequence[Row], undone: Undone) -> None:
+        """Have the ledger know of rows with something left what that is. Raises StateUnwritable."""
+        for row in rows:
+            left = undone.left.get(row.id)
+            if left is not None:
+                _, unknown = entries.decode(row.undo)
+                self._engine.ledger.rewrite(row.id, "".join(f"{line}\n" for line in unknown) + entries.encode(left))
+
     def _take_back(self, made: Sequence[Made]) -> list[UnderlayError]:
         if not made:
             return []
@@ -358,6 +375,9 @@ class Session:
         ledger = self._engine.ledger
         ledger.forget([one.row_id for one in made if one.row_id not in undone.failed])
         ledger.deleting(undone.failed)
+        with suppress(StateUnwritable):
+            for row_id, left in undone.left.items():
+                ledger.rewrite(row_id, entries.encode(left))
         return self._told(errors + undone.errors)
 
     def _told(self, errors: list[UnderlayError]) -> list[UnderlayError]:
@@ -375,12 +395,3 @@ def _tell_wire(
                 announce(pod, index, mac, addresses)
             except KernelError as error:
                 log("warn", "addresses not announced", cause=error.message)
-
-
-def _make_info_file(made: Made, root: HostRoot) -> None:
-    """Recorded in any case: a plugin may write it."""
-    path, info = made.attachment.info_file, made.attachment.info
-    if path:
-        made.undo.record(RemoveFile(path))
-    if info:
-        info_file.write(root.locate(path), info)

@@ -42,8 +42,8 @@ class Leftover:
 
 @dataclass(slots=True)
 class Undone:
-    """What came of it: the faults, and the rows with something left to do. ``left`` says what that is, oldest first,
-    for those whose kernel acts are all undone; doing these once more would take what others have made since.
+    """What came of it: the faults, and the rows with something left to do. ``left`` says what that is, oldest first:
+    doing the rest once more would take what others have made since.
     """
 
     errors: list[UnderlayError] = field(default_factory=list)
@@ -85,9 +85,7 @@ class _Work:
         self._executor = executor
         self._allocators = allocators
         self._deadline = deadline
-        self._acts: list[msgspec.Struct] = []  # newest first
-        self._rows: set[int] = set()
-        self._stuck: set[int] = set()  # rows with a kernel act that failed
+        self._acts: list[tuple[Leftover, msgspec.Struct]] = []  # newest first
         self._held: list[tuple[Leftover, Release | ExecDelete | RemoveFile]] = []
 
     def take(self, leftover: Leftover, entry: msgspec.Struct) -> None:
@@ -97,23 +95,24 @@ class _Work:
             self.kernel()
             self._try(leftover, entry)
         else:
-            self._acts.append(entry)
-            self._rows.add(leftover.row_id)
+            self._acts.append((leftover, entry))
 
     def kernel(self) -> None:
-        """Replay what has been gathered; a fault is laid to every row that had a part in it: once more does no harm."""
+        """Replay what has been gathered; what was refused is left to every row that wanted it."""
         if not self._acts:
             return
-        acts, rows = self._acts[::-1], self._rows
-        self._acts, self._rows = [], set()
+        acts, self._acts = self._acts, []
+        entries = [entry for _, entry in acts]
         try:
-            errors: Sequence[UnderlayError] = replay(acts, host=self._host, pod=self._pod)
+            stuck = replay(entries[::-1], host=self._host, pod=self._pod)
+            self.undone.errors += [each.error for each in stuck]
+            refused = {entry for each in stuck for entry in each.entries}
         except UnderlayError as error:
-            errors = [error]
-        if errors:
-            self.undone.errors += errors
-            self.undone.failed |= rows
-            self._stuck |= rows
+            self.undone.errors.append(error)
+            refused = set(entries)
+        for leftover, entry in acts:
+            if entry in refused:
+                self._fail(leftover, entry)
 
     def addresses(self) -> None:
         """Give back addresses and remove files, but not of a row whose link may still be there."""
@@ -125,8 +124,7 @@ class _Work:
 
     def end(self) -> Undone:
         """The outcome, when all is done."""
-        left = self.undone.left
-        self.undone.left = {row: entries[::-1] for row, entries in left.items() if row not in self._stuck}
+        self.undone.left = {row: entries[::-1] for row, entries in self.undone.left.items()}
         return self.undone
 
     def _fail(self, leftover: Leftover, entry: msgspec.Struct) -> None:

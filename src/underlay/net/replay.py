@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from underlay.errors import KernelError
 from underlay.net import addr, link, neigh, route, rule, vf_restore
@@ -39,13 +39,20 @@ _MISSING = frozenset((errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errn
 _NO_USE = _MISSING | {errno.EEXIST, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN}
 
 
-def replay(entries: Sequence[msgspec.Struct], *, host: Namespace, pod: Namespace | None) -> list[KernelError]:
+class Stuck(NamedTuple):
+    """What the kernel refused, and the entries that are still to be carried out for that."""
+
+    error: KernelError
+    entries: tuple[msgspec.Struct, ...]
+
+
+def replay(entries: Sequence[msgspec.Struct], *, host: Namespace, pod: Namespace | None) -> list[Stuck]:
     """Undo the entries, newest first; returns what the kernel refused. Entries of other layers are passed over.
 
     ``pod`` None: the namespace is gone, and all that was in it. The pod goes first: a veth's end on the host goes with
     its peer, in the same kernel wait.
     """
-    failed: list[KernelError] = []
+    failed: list[Stuck] = []
     newest_first = entries[::-1]
     for ns, where in ((pod, "pod"), (host, "host")):
         mine = [entry for entry in newest_first if getattr(entry, "where", "") == where]
@@ -53,33 +60,46 @@ def replay(entries: Sequence[msgspec.Struct], *, host: Namespace, pod: Namespace
             failed += _replay_in(ns.rtnl, mine)
     for entry in dict.fromkeys(newest_first):
         if isinstance(entry, RestoreVf):
-            failed += vf_restore.restore(entry, host=host, pod=pod)
+            failed += [Stuck(error, (entry,)) for error in vf_restore.restore(entry, host=host, pod=pod)]
     return failed
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One message, and the errnos that mean there was nothing to do."""
+    """One message, the errnos that mean there was nothing to do, and the entries that it carries out."""
 
     message: Message
     tolerated: frozenset[int]
+    entries: tuple[msgspec.Struct, ...]
 
 
-def _replay_in(rtnl: Rtnl, entries: Sequence[msgspec.Struct]) -> list[KernelError]:
-    failed: list[KernelError] = []
+def _replay_in(rtnl: Rtnl, entries: Sequence[msgspec.Struct]) -> list[Stuck]:
+    failed: list[Stuck] = []
     try:
         links = _links(rtnl, entries)
         steps = _steps(rtnl, entries, links, failed)
-        doomed = list(dict.fromkeys(_doomed(entries, links)))
-        steps += [_Step(message, _MISSING) for message in link.group_deletion(doomed)]
+        steps += _deletions(entries, links)
         refused = rtnl.failures([step.message for step in steps])
-    except KernelError as error:
-        return [*failed, error]
-    failed += [error for position, error in refused.items() if error.errno not in steps[position].tolerated]
+    except KernelError as error:  # nobody knows how far it came
+        return [*failed, Stuck(error, tuple(entries))]
+    for position, refusal in refused.items():
+        if refusal.errno not in steps[position].tolerated:
+            failed.append(Stuck(refusal, steps[position].entries))
     for entry in dict.fromkeys(entries):
         if isinstance(entry, DropIdleRule):
-            failed += _drop_idle(rtnl, entry)
+            failed += [Stuck(refusal, (entry,)) for refusal in _drop_idle(rtnl, entry)]
     return failed
+
+
+def _deletions(entries: Sequence[msgspec.Struct], links: dict[str, link.Link]) -> list[_Step]:
+    """What deletes the links, all in the last message; one before it, where there are any, concerns one link."""
+    doomed: dict[int, list[msgspec.Struct]] = {}
+    for index, entry in _doomed(entries, links):
+        doomed.setdefault(index, []).append(entry)
+    every = tuple(entry for some in doomed.values() for entry in some)
+    messages = link.group_deletion(list(doomed))
+    single = [tuple(some) for some in doomed.values()] if len(messages) > 1 else []
+    return [_Step(message, _MISSING, of) for message, of in zip(messages, [*single, every], strict=False)]
 
 
 def _drop_idle(rtnl: Rtnl, entry: DropIdleRule) -> list[KernelError]:
@@ -108,8 +128,10 @@ def _links(rtnl: Rtnl, entries: Iterable[msgspec.Struct]) -> dict[str, link.Link
     return {name: each for name, each in zip(ordered, found, strict=True) if each is not None}
 
 
-def _doomed(entries: Iterable[msgspec.Struct], links: dict[str, link.Link]) -> Iterable[int]:
-    """The indexes of the links to delete: those that have the MAC, or will once the changes after it are undone."""
+def _doomed(entries: Iterable[msgspec.Struct], links: dict[str, link.Link]) -> Iterable[tuple[int, msgspec.Struct]]:
+    """The indexes of the links to delete, each with an entry that wants it: those that have the MAC, or will once the
+    changes after it are undone.
+    """
     macs = {name: [found.mac] for name, found in links.items()}
     for entry in entries:
         if isinstance(entry, RestoreMac) and macs.get(entry.name, [""])[-1] == entry.new.lower():
@@ -118,11 +140,11 @@ def _doomed(entries: Iterable[msgspec.Struct], links: dict[str, link.Link]) -> I
             found = links[entry.name]
             mine = entry.mac.lower() in macs[found.name] if entry.mac else entry.kind and found.kind == entry.kind
             if mine:
-                yield found.index
+                yield found.index, entry
 
 
 def _steps(
-    rtnl: Rtnl, entries: Iterable[msgspec.Struct], links: dict[str, link.Link], failed: list[KernelError]
+    rtnl: Rtnl, entries: Iterable[msgspec.Struct], links: dict[str, link.Link], failed: list[Stuck]
 ) -> list[_Step]:
     """What undoes all but the links, in the order of the entries; unusable entries are added to ``failed``."""
     steps: list[_Step] = []
@@ -139,10 +161,10 @@ def _steps(
             else:
                 message = _located(entry, links)
         except (ValueError, Malformed) as error:
-            failed.append(KernelError(f"undo {entry!r}", errno.EINVAL, str(error)))
+            failed.append(Stuck(KernelError(f"undo {entry!r}", errno.EINVAL, str(error)), (entry,)))
             continue
         if message is not None:
-            steps.append(_Step(message, _NO_USE if isinstance(entry, PutRoute) else _MISSING))
+            steps.append(_Step(message, _NO_USE if isinstance(entry, PutRoute) else _MISSING, (entry,)))
     return steps
 
 
