@@ -371,9 +371,19 @@ def test_status_is_50_where_there_is_no_parent(node: Node, keys: Conf, words: st
     assert words in caught.value.message
 
 
+def test_status_is_50_where_the_parents_mtu_is_smaller_than_asked_for(node: Node) -> None:
+    with pytest.raises(NotAvailable, match='"mtu" 1501 is larger than the 1500 of eth0'):
+        node.plainly("STATUS", "macvlan", "", "", macvlan(cniVersion="1.1.0", mtu=1501))
+
+
 @pytest.mark.parametrize(
     "keys",
-    [{}, {"master": "eth7", "linkInContainer": True}, {"ipam": {"type": "host-local", "subnet": "172.18.0.0/16"}}],
+    [
+        {},
+        {"mtu": 1500},
+        {"master": "eth7", "linkInContainer": True, "mtu": 9000},
+        {"ipam": {"type": "host-local", "subnet": "172.18.0.0/16"}},
+    ],
 )
 def test_status_is_good_where_add_could_work(node: Node, tmp_path: Any, keys: Conf) -> None:
     if "ipam" in keys:

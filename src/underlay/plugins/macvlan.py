@@ -103,15 +103,15 @@ class Macvlan:
             link.delete_group(ctx.pod.rtnl, [nic.index])
 
     def status(self, call: Call, ctx: Context) -> None:
-        """Raise NotAvailable where there is no parent, or IPAM says so."""
+        """Raise NotAvailable where there is no parent, its MTU is too small, or IPAM says so."""
         settings = parse(call)
         if call.conf.ipam_type:
             ctx.ipam.status(call)
         if settings.in_pod:
             return
         try:
-            _parent(settings, ctx.host)
-        except ParentMissing as error:
+            _check_mtu(settings, _parent(settings, ctx.host))
+        except (ParentMissing, InvalidConfig) as error:
             raise NotAvailable(error.message, hint=error.hint) from error
 
     def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
