@@ -174,7 +174,7 @@ static size_t exchange(int fd, const char *path, int64_t deadline, struct fault 
     while (have < need) {
         ssize_t n = move(fd, POLLIN, answer + have, sizeof answer - have, deadline);
         if (n < 0) return f->err = errno, 0;
-        if (n == 0) return f->code = have ? 5 : 11, 0;
+        if (n == 0) return 0;
         have += (size_t)n;
         if (need > HEAD || have < HEAD) continue;
         uint32_t size = answer[4] | (uint32_t)answer[5] << 8 | (uint32_t)answer[6] << 16 | (uint32_t)answer[7] << 24;
