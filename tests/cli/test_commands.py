@@ -72,7 +72,9 @@ def test_every_command_has_help_that_says_its_flags(command: str, capsys: pytest
         (["plugin", "multus"], "invalid choice: 'multus'"),
         (["daemon", "--workers", "many"], "argument --workers: invalid int value: 'many'"),
         (["daemon", "--log-level", "loud"], "argument --log-level: invalid choice: 'loud'"),
-        (["status", "--wait", "long"], "argument --wait: invalid float value: 'long'"),
+        (["status", "--wait", "long"], "argument --wait: invalid number of seconds value: 'long'"),
+        (["status", "--wait", "nan"], "argument --wait: invalid number of seconds value: 'nan'"),
+        (["status", "--wait", "-1"], "argument --wait: invalid number of seconds value: '-1'"),
     ],
 )
 def test_wrong_usage_is_named_and_exits_with_2(

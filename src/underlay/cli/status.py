@@ -37,9 +37,20 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--run-dir", default="/run/underlay", metavar="DIR", help="the daemon's (default %(default)s)")
-    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for it to be ready")
+    parser.add_argument("--wait", type=_seconds, default=0.0, metavar="SECONDS", help="wait for it to be ready")
     parser.add_argument("--json", action="store_true", help="print the whole status as JSON")
     parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    """Raises ValueError for what is no time to wait: a deadline of "nan" never comes."""
+    seconds = float(text)
+    if not seconds >= 0:
+        raise ValueError
+    return seconds
+
+
+_seconds.__name__ = "number of seconds"  # as argparse words its refusal
 
 
 def run(options: argparse.Namespace) -> int:
