@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -220,6 +221,31 @@ def test_a_reader_finds_a_whole_shim_at_any_time(bin_dir: Path) -> None:
         assert subprocess.run([bin_dir / "router"], env={"CNI_COMMAND": "VERSION"}, check=False).returncode == 0
     thread.join()
     assert seen <= set(images)
+
+
+def test_several_at_once_all_end_well(tmp_path: Path) -> None:
+    """As where a node's pods are restarted while an operator upgrades by hand; each of a process of its own."""
+    bin_dir = tmp_path / "bin"
+    install.install(bin_dir, "/run/old", ["veth"])
+    (bin_dir / "macvlan").write_text("another's")
+    commands = [
+        ["install", "--all", "--force", "--run-dir", f"/run/{'ab'[n % 2]}"] if n % 4 else ["uninstall"]
+        for n in range(8)
+    ]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "underlay", command, "--bin-dir", str(bin_dir), *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for command, *arguments in commands
+    ]  # fmt: skip
+    for each in running:
+        _, words = each.communicate(timeout=60)
+        assert (each.returncode, words) == (0, "")
+    assert lay(bin_dir, "--all", "--force", "--run-dir", "/run/c") == 0
+    assert sorted(os.listdir(bin_dir)) == [".macvlan.before-underlay", *EVERY]
+    assert (bin_dir / ".macvlan.before-underlay").read_text() == "another's"
+    assert len({path.stat().st_ino for path in bin_dir.iterdir()}) == 2
 
 
 def test_what_a_killed_call_left_behind_does_no_harm(bin_dir: Path) -> None:

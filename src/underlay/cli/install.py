@@ -7,6 +7,7 @@ them, so that a runtime finds a whole plugin at any time; a fault on the way put
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,8 +64,9 @@ def install(bin_dir: Path, run_dir: str, names: Sequence[str], *, force: bool = 
     """
     names = _checked(names)
     image = shim_binary.with_run_dir(shim_binary.load(), run_dir)
-    with _faults_named(f"cannot lay the shim into {bin_dir}"):
+    with contextlib.ExitStack() as scope, _faults_named(f"cannot lay the shim into {bin_dir}"):
         bin_dir.mkdir(parents=True, exist_ok=True)
+        scope.enter_context(_alone(bin_dir))
         before = {name: _holder(bin_dir / name) for name in names}
         foreign = [name for name in names if before[name] == "foreign"]
         if foreign and not force:
@@ -78,9 +80,12 @@ def install(bin_dir: Path, run_dir: str, names: Sequence[str], *, force: bool = 
 
 def uninstall(bin_dir: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     """Remove the shim from under ``names`` and put kept files back; returns what became of each that was ours."""
-    done = []
-    with _faults_named(f"cannot remove the shim from {bin_dir}"):
-        for name in _checked(names):
+    done: list[tuple[str, str]] = []
+    names = _checked(names)
+    if not bin_dir.is_dir():
+        return done
+    with _faults_named(f"cannot remove the shim from {bin_dir}"), _alone(bin_dir):
+        for name in names:
             target, kept = bin_dir / name, bin_dir / f".{name}{KEPT}"
             holder = _holder(target)
             if holder == "foreign":
@@ -181,6 +186,17 @@ def _sync(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """No other install or uninstall works on the directory meanwhile; a killed one's lock goes with it (flock(2))."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(fd)
 
