@@ -137,6 +137,28 @@ def test_a_daemon_with_multus_own_file_serves_pods_by_what_it_wrote(
     assert written.exists()
 
 
+def test_what_another_program_does_to_the_file_is_one_warning_where_there_is_no_api_server(
+    uplink: Netns, tmp_path: Path
+) -> None:
+    net_d = tmp_path / "etc"
+    net_d.mkdir()
+    (net_d / "10-calico.conf").write_text(json.dumps(CALICO))
+    file, log = tmp_path / "daemon-config.json", tmp_path / "log"
+    file.write_text(json.dumps({"cniConfigDir": str(net_d), "logFile": str(log), "logToStderr": False}))
+    node = ShimAndDaemon(uplink, tmp_path, "--multus-daemon-config", str(file))
+    try:
+        written = net_d / "00-multus.conf"
+        by_then(written.exists)
+        written.rename(f"{written}.cilium_bak")
+        by_then(written.exists)
+    finally:
+        node.close()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (warning,) = [line for line in lines if line["level"] == "warn"]
+    assert warning["reason"] == "MultusConfigRestored"
+    assert "cni-exclusive" in warning["message"]
+
+
 def test_what_another_program_does_to_the_file_is_an_event_on_the_node(uplink: Netns, tmp_path: Path) -> None:
     def listen(host: str, port: int) -> socket.socket:
         with uplink.entered():

@@ -70,6 +70,7 @@ class Cluster:
         timing: Timing | None = None,
     ) -> None:
         self._node = objects.node_reference(node)
+        self._log = log
         self._blocking = blocking
         self._timing = timing = timing or Timing()
         self._client = client = Client(access, f"underlay/{__version__}")
@@ -170,7 +171,8 @@ class Cluster:
         self._recorder.event(pod.reference, kind, reason, message)
 
     def node_event(self, kind: EventType, reason: str, message: str) -> None:
-        """Put an Event on this node into the outbox, likewise."""
+        """A line of the log, and an Event on this node into the outbox, counted and rate-limited."""
+        self._log("info" if kind == "Normal" else "warn", "event", reason=reason, message=message)
         self._recorder.event(self._node, kind, reason, message)
 
     def waiting(self) -> int:

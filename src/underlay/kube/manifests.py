@@ -150,7 +150,7 @@ class Manifests:
         self._log(level, "event", pod=f"{pod.namespace}/{pod.name}", reason=reason, message=message)
 
     def node_event(self, kind: EventType, reason: str, message: str) -> None:
-        """Likewise."""
+        """A line of the log."""
         self._log("info" if kind == "Normal" else "warn", "event", reason=reason, message=message)
 
     def check(self) -> None:

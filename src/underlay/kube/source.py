@@ -59,7 +59,9 @@ class Source(Protocol):
         """
 
     def node_event(self, kind: EventType, reason: str, message: str) -> None:
-        """Tell the node's operator in the same way, by an Event on the node that this daemon runs on."""
+        """Tell the node's operator in the same way, by an Event on the node that this daemon runs on, and in any case
+        by a line of the log, which operators read.
+        """
 
     def check(self) -> None:
         """Raise NotAvailable, naming the cause, where lookups cannot be answered now."""

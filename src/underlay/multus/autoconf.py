@@ -56,7 +56,8 @@ class _Master:
 class Autoconf:
     """Keeps one file in step. Used by one thread.
 
-    ``notify(reason, message)`` hears what an operator should see as an Event: reason is a CamelCase word.
+    ``notify(reason, message)`` hears what an operator should see, in the log and as an Event: reason is a CamelCase
+    word.
     """
 
     def __init__(
@@ -204,7 +205,6 @@ class Autoconf:
             f"{self.path} was {what} by another program and is put back; where the cluster network's installer removes "
             'other configurations, switch that off (Cilium: "cni-exclusive: false")'
         )
-        self._log("warn", "multus configuration put back", path=self.path, cause=message)
         self._notify("MultusConfigRestored", message)
 
     def _there(self) -> bytes | None:
