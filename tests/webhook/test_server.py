@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,8 +152,9 @@ def test_what_is_no_review_is_refused_and_the_next_is_served(webhook, method, pa
 
 
 def tls(webhook: Webhook) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", webhook.port), timeout=30)
-    return trusting(webhook.cert).wrap_socket(plain, server_hostname="127.0.0.1")
+    """The plain socket is the other's from the handshake on; where that never begins it is closed here."""
+    with socket.create_connection(("127.0.0.1", webhook.port), timeout=30) as plain:
+        return trusting(webhook.cert).wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -186,15 +187,15 @@ def test_clients_that_break_off_at_any_point_leave_the_server_well(webhook):
 
 
 def test_slow_clients_do_not_keep_others_out(webhook):
-    idle = [socket.create_connection(("127.0.0.1", webhook.port), timeout=30) for _ in range(80)]  # more than places
-    slow = [tls(webhook) for _ in range(3)]
-    for each in slow:
-        each.sendall(b"POST /validate HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
-    begun = time.monotonic()
-    assert not judged(webhook)["allowed"]
-    assert time.monotonic() - begun < 30
-    for each in (*idle, *slow):
-        each.close()
+    with ExitStack() as clients:
+        for _ in range(80):  # more than places
+            clients.enter_context(socket.create_connection(("127.0.0.1", webhook.port), timeout=30))
+        for _ in range(3):
+            slow = clients.enter_context(tls(webhook))
+            slow.sendall(b"POST /validate HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
+        begun = time.monotonic()
+        assert not judged(webhook)["allowed"]
+        assert time.monotonic() - begun < 30
 
 
 def test_many_reviews_at_once_are_all_answered(webhook):
@@ -315,8 +316,10 @@ def test_a_fault_of_ours_ends_the_exchange_and_not_the_server(pairs):
 
 def test_a_client_that_dribbles_is_cut_off_by_the_deadline_of_the_whole_exchange(pairs):
     with serving(pairs[0], allowed, seconds=0.5) as (server, _):
-        plain = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-        with trusting(pairs[0][0]).wrap_socket(plain, server_hostname="127.0.0.1") as slow:
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=30) as plain,
+            trusting(pairs[0][0]).wrap_socket(plain, server_hostname="127.0.0.1") as slow,
+        ):
             assert dribble(slow) < 600
         assert post(server, pairs[0][0]) == 200
 
@@ -338,12 +341,13 @@ def dribble(connection: ssl.SSLSocket) -> int:
 
 
 def test_where_all_places_are_taken_the_oldest_idle_client_gives_way(pairs):
-    with serving(pairs[0], allowed, connections=2, seconds=600) as (server, _):
-        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(2)]
+    with (
+        serving(pairs[0], allowed, connections=2, seconds=600) as (server, _),
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as older,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30),
+    ):
         assert post(server, pairs[0][0]) == 200
-        assert idle[0].recv(1) == b""  # the older one was cut off
-        for each in idle:
-            each.close()
+        assert older.recv(1) == b""
 
 
 def test_an_address_that_cannot_be_had_is_said(pairs):
