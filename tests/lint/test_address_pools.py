@@ -104,6 +104,23 @@ def test_what_an_api_server_adds_is_no_key_of_the_author():
     assert look([made]) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "names", "place"),
+    [
+        ("namespaceName", ["shop", "team-*"], "spec.namespaceName[1]"),
+        ("namespaceName", ["Shop"], "spec.namespaceName[0]"),
+        ("namespaceName", ["shop.eu"], "spec.namespaceName[0]"),
+        ("nodeName", ["node1.example.com", "node*"], "spec.nodeName[1]"),
+        ("nodeName", [""], "spec.nodeName[0]"),
+    ],
+)
+def test_a_pattern_where_names_are_listed_serves_nobody_and_is_a_warning(key, names, place):
+    (found,) = look([document(**SPEC, **{key: names})])
+    assert (found.severity, found.field) == ("warning", place)
+    assert "no patterns" in found.message
+    assert key.replace("Name", "Affinity") in found.hint
+
+
 def test_a_pool_without_an_address_is_a_warning():
     (found,) = look([document(**SPEC | {"ips": ["172.18.0.1"]})])
     assert (found.severity, found.field) == ("warning", "spec.ips")

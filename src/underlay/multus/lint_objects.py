@@ -16,7 +16,7 @@ import msgspec
 from underlay.cni.config import inject, parse_network
 from underlay.errors import InvalidConfig, UnderlayError
 from underlay.ipam.pools import objects as pools
-from underlay.kube.objects import NetworkAttachmentDefinition, is_label
+from underlay.kube.objects import NetworkAttachmentDefinition, is_label, is_subdomain
 from underlay.multus import config as multus
 from underlay.multus.annotations import DEFAULT_NETWORK, NETWORKS, parse, parse_default
 from underlay.multus.findings import Finding, Severity, Subject, joined, of_error
@@ -94,7 +94,23 @@ def address_pool(
         words = '"spec.ips" leaves no address that can be handed out'
         hint = "List addresses that are neither excluded, nor the gateway, nor the subnet's own."
         findings.append(Finding(subject, Severity.WARNING, "spec.ips", words, hint))
+    if isinstance(found, pools.Pool):
+        findings += _names_of_nobody(subject, found)
     return findings, found
+
+
+def _names_of_nobody(subject: Subject, found: pools.Pool) -> Iterator[Finding]:
+    """Names in lists that are compared as they are written, but that no object of that kind can have."""
+    for field_name, names, can_be, affinity in (
+        ("namespaceName", found.namespace_names, is_label, "namespaceAffinity"),
+        ("nodeName", found.node_names, is_subdomain, "nodeAffinity"),
+    ):
+        for n, name in enumerate(names):
+            if not can_be(name):
+                kind = field_name.removesuffix("Name")
+                words = f"{name[:80]!r} can be the name of no {kind}; the list holds names, no patterns"
+                hint = f'List whole names, or select by labels with "{affinity}".'
+                yield Finding(subject, Severity.WARNING, f"spec.{field_name}[{n}]", words, hint)
 
 
 def configuration(linter: Linter, subject: Subject, conf: bytes) -> tuple[Looked, list[MultusConfig]]:
