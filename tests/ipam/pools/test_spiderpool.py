@@ -515,6 +515,10 @@ def test_a_wire_full_of_strangers_ends_the_add_and_leaves_nothing(node: Node) ->
         node.add("p", detectIPConflict=True)
     assert node.states() == {}
     assert node.recorded == []
+    told = [message for _, _, reason, message in node.told if reason == "IPConflict"]
+    assert [message.split()[0] for message in told] == [f"10.1.0.{n}" for n in range(10, 19)]
+    assert all("the next address is tried" in message for message in told[:-1])
+    assert "no further one is tried" in told[-1]
 
 
 def test_what_comes_in_the_place_of_a_reserved_address_in_use_outside_is_reserved_for_nobody(node: Node) -> None:

@@ -303,11 +303,13 @@ class Spiderpool(sections.Parsing):
                 aside += 1
                 self._log("warn", "address in use by a host outside", to=section.log, address=lease.shown, mac=mac,
                           pool=lease.pool, pod=lease.pod)  # fmt: skip
-                if aside > _CONFLICTS:
-                    raise AddressInUse(f"{lease.shown} is used by {mac}, and so were {_CONFLICTS} addresses before it")
-                self.leases.set_aside(lease, mac, _ASIDE_SECONDS)
+                last = aside > _CONFLICTS
+                if not last:
+                    self.leases.set_aside(lease, mac, _ASIDE_SECONDS)
                 if lease.pod:
-                    self._tell(lease.pod, lease.uid, CONFLICT, _conflict(lease, mac))
+                    self._tell(lease.pod, lease.uid, CONFLICT, _conflict(lease, mac, last=last))
+                if last:
+                    raise AddressInUse(f"{lease.shown} is used by {mac}, and so were {_CONFLICTS} addresses before it")
                 pending[n] = self.leases.take(pools[lease.family], who, deadline)
                 unasked.append(pending[n])
 
@@ -340,8 +342,12 @@ class Spiderpool(sections.Parsing):
                       kept_for=lease.keeper)  # fmt: skip
 
 
-def _conflict(lease: Lease, mac: str) -> str:
-    return (
-        f"{lease.shown} of pool {lease.pool!r} is in use by {mac} outside, and is set aside for "
-        f"{_ASIDE_SECONDS / 60:.0f} minutes; the next address is tried. Find that host, or exclude the address."
+def _conflict(lease: Lease, mac: str, *, last: bool) -> str:
+    """``last``: no further address is tried."""
+    then = (
+        f"so were {_CONFLICTS} addresses before it; no further one is tried"
+        if last
+        else f"is set aside for {_ASIDE_SECONDS / 60:.0f} minutes; the next address is tried"
     )
+    what = f"{lease.shown} of pool {lease.pool!r} is in use by {mac} outside, and {then}."
+    return f"{what} Find that host, or exclude the address."
