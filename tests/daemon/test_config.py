@@ -89,6 +89,25 @@ def test_the_nodes_name_may_come_from_the_environment(tmp_path: Path, monkeypatc
     assert not load(tmp_path, "kube: {node_name: n}").kube.used
 
 
+def test_the_kubeconfig_of_multus_own_file_counts_where_nothing_else_says_how_the_api_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    monkeypatch.setenv("MULTUS_NODE_NAME", "n1")
+    theirs = tmp_path / "daemon-config.json"
+    theirs.write_text('{"kubeconfig": "/theirs"}')
+    flags: dict[str, Any] = {"multus_daemon_config": str(theirs)}
+    kube = load(tmp_path, "kube: {context: c}", **flags).kube
+    assert (kube.kubeconfig, kube.context, config.node_name(kube)) == ("/theirs", "c", "n1")
+    assert load(tmp_path, "kube: {kubeconfig: /ours}", **flags).kube.kubeconfig == "/ours"
+    assert load(tmp_path, "", **flags, kube={"kubeconfig": "/flag"}).kube.kubeconfig == "/flag"
+    kube = load(tmp_path, "kube: {in_cluster: true}", **flags).kube
+    assert (kube.in_cluster, kube.kubeconfig) == (True, "")
+    theirs.write_text('{"kubeconfig": "relative"}')
+    with pytest.raises(InvalidConfig, match=r'daemon-config.json: "kubeconfig" \'relative\' is no absolute path'):
+        load(tmp_path, "", **flags)
+
+
 def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
     with pytest.raises(IOFailure, match="does not exist"):
         config.load(str(tmp_path / "none.yaml"), {})

@@ -168,10 +168,10 @@ def test_what_another_program_does_to_the_file_is_an_event_on_the_node(uplink: N
     net_d.mkdir()
     (net_d / "10-calico.conf").write_text(json.dumps(CALICO))
     file = tmp_path / "daemon-config.json"
-    file.write_text(json.dumps({"cniConfigDir": str(net_d)}))
     with ApiServer(listen=listen) as api:
         config = api.kubeconfig(tmp_path / "kubeconfig")
-        flags = ("--kubeconfig", config, "--node-name", "n1", "--multus-daemon-config", str(file))
+        file.write_text(json.dumps({"cniConfigDir": str(net_d), "kubeconfig": config}))
+        flags = ("--node-name", "n1", "--multus-daemon-config", str(file))
         node = ShimAndDaemon(uplink, tmp_path, *flags)
         try:
             written = net_d / "00-multus.conf"

@@ -68,6 +68,7 @@ def test_every_key_is_either_honoured_or_named_in_one_warning() -> None:
     assert theirs.settings == {
         "chroot_dir": "/h", "workers": 7,
         "log": {"level": "debug", "file": "/var/log/multus.log", "max_age": 1, "max_size": 2, "max_count": 3},
+        "kube": {"kubeconfig": "/k"},
     }  # fmt: skip
     assert theirs.generation == Generation("/n", "/a", "", "10-x.conf", "1.0.0", ("mac",), own_name=True, clean_up=True)
     assert len(theirs.warnings) == len(warned(theirs))

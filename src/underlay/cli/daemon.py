@@ -38,7 +38,7 @@ keys of the configuration file (YAML or JSON), with their defaults:
     kubeconfig: ""                     pods and networks from this file's API server, not from manifest_dir
     context: ""                        of the kubeconfig; "" is its current-context
     in_cluster: false                  the same with the service account of the daemon's own pod
-    node_name: ""                      this node's name there; "" is NODE_NAME of the environment
+    node_name: ""                      this node's name there; "" is (MULTUS_)NODE_NAME of the environment
 
 signals: SIGTERM, SIGINT finish what is in flight and stop, a second one stops at once; SIGHUP reopens the log files
 

@@ -36,7 +36,8 @@ class KubeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The API server to take pods and networks from, in place of ``manifest_dir``.
 
     ``kubeconfig`` is a file, ``context`` one of its contexts ("": its current one); ``in_cluster`` takes the pod's own
-    service account. Neither: no API server. ``node_name`` is this node's name there ("": NODE_NAME in the environment).
+    service account. Neither: no API server. ``node_name`` is this node's name there ("": NODE_NAME in the environment,
+    or MULTUS_NODE_NAME, as Multus' own manifests have it).
     """
 
     kubeconfig: str = ""
@@ -107,7 +108,10 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
         _absolute("multus_daemon_config", theirs, where)
         from underlay.multus import daemon_file  # most daemons have none
 
-        merged = _over(daemon_file.load(theirs).settings, merged)
+        below = dict(daemon_file.load(theirs).settings)
+        if _reads_api(merged):
+            below.pop("kube", None)
+        merged = _over(below, merged)
     if isinstance(merged.get("bin_dir"), str):
         merged["bin_dir"] = [merged["bin_dir"]]
     try:
@@ -118,6 +122,12 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
     given = {*flags, *(f"{section}.{key}" for section in _SECTIONS for key in flags.get(section, ()))}
     _sane(checked, lambda key: "the command line" if key in given else where)
     return checked
+
+
+def _reads_api(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings say how the API server is reached."""
+    kube = settings.get("kube")
+    return isinstance(kube, dict) and bool(kube.get("in_cluster") or kube.get("kubeconfig"))
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +238,7 @@ def _sane_kube(kube: KubeSettings, where: Callable[[str], str]) -> None:
 
 def node_name(kube: KubeSettings) -> str:
     """The name of this node at the API server, "" where nobody says it."""
-    return kube.node_name or os.environ.get("NODE_NAME", "")
+    return kube.node_name or os.environ.get("NODE_NAME", "") or os.environ.get("MULTUS_NODE_NAME", "")
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -25,7 +25,7 @@ _OWN_LOG: Final = "one log, the daemon's, holds a line of every request; its con
 _THICK: Final = "it belongs to the configuration file of Multus' own daemon"
 _NOTHING: Final[Mapping[str, msgspec.Raw]] = {}
 WITHOUT_EFFECT: Final = {
-    "kubeconfig": "pods and networks are read from the daemon's own source",
+    "kubeconfig": "the daemon reads pods and networks once for all calls; name the file in its kube.kubeconfig",
     "cniDir": "the daemon's ledger takes its place",
     "logFile": _OWN_LOG,
     "logLevel": _OWN_LOG,

@@ -43,7 +43,6 @@ WITHOUT_EFFECT: Final[Mapping[str, str]] = {
     "daemonSocketDir": _SOCKET,
     "metricsPort": "health_address is where the daemon listens for HTTP",
     "perNodeCertificate": "the daemon reads the API with its service account or the kubeconfig of its own settings",
-    "kubeconfig": "the API is read with the daemon's own settings",
     "cniDir": "the daemon's ledger takes its place",
     "forceCNIVersion": "the cluster network's file is left as it is, and every network is spoken to in its own version",
     "name": "the file that is written is named multus-cni-network, or as overrideNetworkName says",
@@ -105,7 +104,8 @@ class DaemonFile:
     """What one file says.
 
     ``overrides`` are keys and values over those of every call's configuration; ``settings`` go under the daemon's own
-    (key to value, "log" with a mapping of its own); ``warnings`` are one sentence for each key without effect.
+    (key to value, "log" and "kube" with mappings of their own); ``warnings`` are one sentence for each key without
+    effect.
     """
 
     overrides: Mapping[str, msgspec.Raw]
@@ -157,6 +157,7 @@ def _settings(keys: FileKeys) -> dict[str, Any]:
     settings = {
         "chroot_dir": _path(keys.chroot_dir, "chrootDir") or None,
         "workers": limit and min(limit, _MOST_WORKERS),
+        "kube": {"kubeconfig": kubeconfig} if (kubeconfig := _path(keys.kubeconfig, "kubeconfig")) else None,
     }
     return {**_set(settings), **({"log": _set(log)} if _set(log) else {})}
 
