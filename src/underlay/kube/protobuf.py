@@ -1,4 +1,4 @@
-"""Protocol buffers' wire format, as much as reading a few messages takes (protobuf.dev, "Encoding").
+"""Protocol buffers' wire format, as much as a few small messages take (protobuf.dev, "Encoding").
 
 A field is a varint of (number << 3 | wire type), then its value: 0 a varint, 1 eight bytes, 2 a length and that many
 bytes (text, a message), 5 four bytes.
@@ -36,13 +36,28 @@ def text(raw: bytes, number: int) -> str:
 
 def messages(raw: bytes, number: int) -> list[bytes]:
     """The field's length-delimited values, in order. Raises Malformed."""
-    return [value for key, value in _fields(raw) if key == number]
+    return [value for key, value in _fields(raw) if key == number and isinstance(value, bytes)]
+
+
+def integer(raw: bytes, number: int) -> int:
+    """The last of the field's varints, unsigned; 0 for none. Raises Malformed."""
+    return ([value for key, value in _fields(raw) if key == number and isinstance(value, int)] or [0])[-1]
 
 
 def encode(number: int, value: str) -> bytes:
     """One field of text; an empty one is left out, as proto3 has it."""
     raw = value.encode()
-    return _varint(number << 3 | _BYTES) + _varint(len(raw)) + raw if raw else b""
+    return embed(number, raw) if raw else b""
+
+
+def encode_integer(number: int, value: int) -> bytes:
+    """One field of a number that is not negative; zero is left out, as proto3 has it."""
+    return _varint(number << 3 | _VARINT) + _varint(value) if value else b""
+
+
+def embed(number: int, message: bytes) -> bytes:
+    """One field that holds a message, or an element of a repeated field: an empty one is there all the same."""
+    return _varint(number << 3 | _BYTES) + _varint(len(message)) + message
 
 
 def _varint(number: int) -> bytes:
@@ -67,8 +82,8 @@ def _take(raw: bytes, at: int) -> tuple[int, int]:
     raise Malformed("a number is longer than 64 bits")
 
 
-def _fields(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and value of each length-delimited field; the others are passed over."""
+def _fields(raw: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Number and value of each field that is length-delimited or a varint; those of fixed length are passed over."""
     at = 0
     while at < len(raw):
         key, at = _take(raw, at)
@@ -76,7 +91,8 @@ def _fields(raw: bytes) -> Iterator[tuple[int, bytes]]:
         if not key >> 3 or not (kind in (_VARINT, _BYTES) or kind in _FIXED):
             raise Malformed(f"there is no field {key >> 3} of wire type {kind}")
         if kind == _VARINT:
-            _, at = _take(raw, at)
+            value, at = _take(raw, at)
+            yield key >> 3, value
             continue
         length = _FIXED.get(kind, 0)
         if kind == _BYTES:
