@@ -60,6 +60,11 @@ def test_a_physical_function_lists_its_virtual_ones_in_their_order(pci: Pci) -> 
     assert pci.vfs(PF) == [(0, VF0), (1, VF1)]
 
 
+def test_the_virtual_functions_of_a_physical_one_are_read_as_each_is_by_itself(pci: Pci) -> None:
+    assert pci.functions(PF) == [pci.function(VF0), pci.function(VF1)]
+    assert pci.functions("0000:ff:00.0") == []
+
+
 def test_what_is_not_there_is_none(pci: Pci, tmp_path: Path) -> None:
     assert pci.function("0000:ff:00.0") is None
     assert pci.vfs("0000:ff:00.0") == []

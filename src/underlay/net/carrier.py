@@ -13,6 +13,7 @@ from underlay.net import link
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
 
     from underlay.net.netlink import Message
     from underlay.net.netns import Namespace
@@ -26,30 +27,59 @@ def bring_up(ns: Namespace, index: int, batch: Sequence[Message], *, until: floa
 
     Returns whether the carrier is there. Raises KernelError.
     """
-    try:
-        with ns.entered():
-            news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    except OSError as error:
-        raise KernelError("listen for news of links", error.errno or errno.EIO) from error
-    with news:
-        news.bind((0, 1 << (_RTNLGRP_LINK - 1)))
+    with ns.entered():
+        opened = News()
+    with opened as news:
         ns.rtnl.batch(batch)
         while True:
             found = link.get_index(ns.rtnl, index)
             if found is None or found.carrier:
                 return found is not None
-            if not _hears(news, until):
+            if not news.heard(until):
                 return False
 
 
-def _hears(news: socket.socket, until: float) -> bool:
-    """Whether some link changed in time; all that was told is read."""
-    if not select.select([news], [], [], max(until - time.monotonic(), 0))[0]:
-        return False
-    try:
-        while True:
-            news.recv(_SPACE, socket.MSG_DONTWAIT)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.ENOBUFS):  # the latter: more news than fitted, so look again
+class News:
+    """Hears of every change of a link in the calling thread's namespace, from now on; takes no capability.
+
+    Raises KernelError where it cannot listen.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        except OSError as error:
             raise KernelError("listen for news of links", error.errno or errno.EIO) from error
-    return True
+        self._socket.bind((0, 1 << (_RTNLGRP_LINK - 1)))
+
+    def heard(self, until: float) -> bool:
+        """Whether some link changes in time (monotonic clock); all that was told is read. Raises KernelError."""
+        if not select.select([self._socket], [], [], max(until - time.monotonic(), 0))[0]:
+            return False
+        self.read()
+        return True
+
+    def read(self) -> None:
+        """Read all that was told. Raises KernelError."""
+        try:
+            while True:
+                self._socket.recv(_SPACE, socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOBUFS):  # the latter: more news than fitted, so look again
+                raise KernelError("listen for news of links", error.errno or errno.EIO) from error
+
+    def fileno(self) -> int:
+        """For a selector of one's own."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._socket.close()
+
+    def __enter__(self) -> News:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

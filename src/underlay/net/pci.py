@@ -60,40 +60,49 @@ class Pci:
 
     def function(self, address: str) -> Function | None:
         """The function at an address, None when there is none."""
-        at = os.path.join(self._devices, address)
-        if not os.path.isdir(at):
+        pf = self.target(address, "physfn")
+        number = next((number for number, vf in self.vfs(pf) if vf == address), -1) if pf else -1
+        return self._read(address, pf, number)
+
+    def functions(self, pf: str) -> list[Function]:
+        """The virtual functions of a physical one, in their order."""
+        found = (self._read(address, pf, number) for number, address in self.vfs(pf))
+        return [each for each in found if each is not None]
+
+    def _read(self, address: str, pf: str, number: int) -> Function | None:
+        if not os.path.isdir(os.path.join(self._devices, address)):
             return None
-        pf = self._target(address, "physfn")
-        numa = self._text(address, "numa_node")
+        numa = self.attribute(address, "numa_node")
         return Function(
             address=address,
-            vendor=self._text(address, "vendor").removeprefix("0x"),
-            model=self._text(address, "device").removeprefix("0x"),
-            driver=self._target(address, "driver"),
-            nics=tuple(self._listed(address, "net")),
+            vendor=self.attribute(address, "vendor").removeprefix("0x"),
+            model=self.attribute(address, "device").removeprefix("0x"),
+            driver=self.target(address, "driver"),
+            nics=tuple(self.listed(address, "net")),
             numa=int(numa) if numa.isdecimal() else None,  # -1: the machine has only one
             pf=pf,
-            number=next((number for number, vf in self.vfs(pf) if vf == address), -1) if pf else -1,
-            most_vfs=int(self._text(address, "sriov_totalvfs") or 0),
+            number=number,
+            most_vfs=int(self.attribute(address, "sriov_totalvfs") or 0),
         )
 
     def vfs(self, pf: str) -> list[tuple[int, str]]:
         """The virtual functions of a physical one: (number, address), in order."""
-        named = ((_VIRTFN.fullmatch(name), name) for name in self._listed(pf))
-        return sorted((int(match[1]), self._target(pf, name)) for match, name in named if match)
+        named = ((_VIRTFN.fullmatch(name), name) for name in self.listed(pf))
+        return sorted((int(match[1]), self.target(pf, name)) for match, name in named if match)
 
     def pfs(self) -> list[Function]:
         """The physical functions that can have virtual ones, by address."""
         with contextlib.suppress(OSError):
-            names = [name for name in os.listdir(self._devices) if self._text(name, "sriov_totalvfs") not in ("", "0")]
-            return [found for found in map(self.function, sorted(names)) if found is not None]
+            names = sorted(os.listdir(self._devices))
+            able = [name for name in names if self.attribute(name, "sriov_totalvfs") not in ("", "0")]
+            return [found for found in map(self.function, able) if found is not None]
         return []
 
     def is_infiniband(self, function: Function) -> bool:
         """Whether its NIC speaks InfiniBand (ARPHRD_INFINIBAND)."""
-        return any(self._text(function.address, f"net/{nic}/type") == "32" for nic in function.nics)
+        return any(self.attribute(function.address, f"net/{nic}/type") == "32" for nic in function.nics)
 
-    def _text(self, address: str, name: str) -> str:
+    def attribute(self, address: str, name: str) -> str:
         """The content of an attribute, "" where it is not there."""
         try:
             with open(os.path.join(self._devices, address, name), encoding="ascii") as file:
@@ -101,14 +110,15 @@ class Pci:
         except (OSError, ValueError):
             return ""
 
-    def _target(self, address: str, name: str) -> str:
+    def target(self, address: str, name: str) -> str:
         """What a link leads to, by its last part; "" where there is none."""
         try:
             return os.path.basename(os.readlink(os.path.join(self._devices, address, name)))
         except OSError:
             return ""
 
-    def _listed(self, address: str, name: str = "") -> list[str]:
+    def listed(self, address: str, name: str = "") -> list[str]:
+        """The names in a directory of the device, in order; none where it is not there."""
         try:
             return sorted(os.listdir(os.path.join(self._devices, address, name)))
         except OSError:
