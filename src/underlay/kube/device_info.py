@@ -37,8 +37,7 @@ class DeviceInfo:
 
     def published(self, resource: str, device: str) -> bytes:
         """What the resource's device plugin wrote about a device, or b""."""
-        path = os.path.join(self._directory, "dp", f"{_flat(resource)}-{_flat(device)}-device.json")
-        return self._read(path)[0]
+        return self._read(published_path(self._directory, resource, device))[0]
 
     def path(self, network: str, container: str, ifname: str) -> str:
         """Where the information of one attachment is; no other attachment of this node has the same path."""
@@ -60,6 +59,11 @@ class DeviceInfo:
         except (OSError, ValueError, RecursionError) as fault:
             self._log("warn", "device information file is left out", path=path, cause=str(fault))
         return b"", None
+
+
+def published_path(directory: str, resource: str, device: str) -> str:
+    """Where a device plugin writes about a device of its resource, below ``directory``."""
+    return os.path.join(directory, "dp", f"{_flat(resource)}-{_flat(device)}-device.json")
 
 
 def _flat(part: str) -> str:
