@@ -25,6 +25,7 @@ _SUBCOMMANDS: Final = {
     "webhook": ("underlay.cli.webhook", "the same as an admission webhook"),
     "ipam": ("underlay.cli.ipam", "see and reserve addresses of the pools"),
     "devices": ("underlay.cli.devices", "list SR-IOV NICs, their virtual functions, and the pods that have them"),
+    "device-plugin": ("underlay.cli.device_plugin", "hand virtual functions to the kubelet, as resources"),
     "status": ("underlay.cli.status", "ask the daemon how it is"),
     "version": ("underlay.cli.version", "print the version"),
 }

@@ -8,12 +8,12 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Final
 
+from underlay.cli.findings import as_json, as_text, printable
 from underlay.errors import IOFailure, UnderlayError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from underlay.multus.findings import Finding
     from underlay.multus.lint import Linter
 
 _STDIN: Final = "-"
@@ -72,13 +72,13 @@ def run(options: argparse.Namespace) -> int:
     from underlay.multus.review import review
 
     try:
-        files = [(_printable(name), raw) for name, raw in _files(options.files)]
+        files = [(printable(name), raw) for name, raw in _files(options.files)]
     except UnderlayError as error:
         print(f"underlay: {error.message}\n  {error.hint}", file=sys.stderr)
         return 2
     found = review(files, _linter(options), namespace=options.namespace, complete=options.complete)
     shown = [each for each in found if not (options.quiet and each.severity == "info")]
-    print(_json(shown) if options.output == "json" else _text(shown, len(files)))
+    print(as_json(shown) if options.output == "json" else as_text(shown, len(files)))
     failing = ("error", "warning") if options.strict else ("error",)
     return int(any(each.severity in failing for each in found))
 
@@ -123,55 +123,15 @@ def _walk(name: str) -> list[str]:
         found += (os.path.join(directory, each) for each in wanted)
     if not found:
         hint = f"Name a file or a directory that holds files with one of the endings {', '.join(ENDINGS)}."
-        raise IOFailure(f"there is nothing to look through in {_printable(name)}", hint=hint)
+        raise IOFailure(f"there is nothing to look through in {printable(name)}", hint=hint)
     return found
 
 
 def _content(path: str) -> bytes:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not path.startswith("/dev/"):
-            raise IOFailure(f"{_printable(path)} is no regular file", hint='Name a file, or "-" for standard input.')
+            raise IOFailure(f"{printable(path)} is no regular file", hint='Name a file, or "-" for standard input.')
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise IOFailure(f"cannot read {_printable(path)}: {error.strerror}", hint="Correct the file's name.") from error
-
-
-def _text(found: Sequence[Finding], files: int) -> str:
-    """FILE: SEVERITY: KIND NAMESPACE/NAME: FIELD: MESSAGE (HINT), a line each, and the sum."""
-    lines = []
-    for each in found:
-        place = [each.subject.file, str(each.severity), str(each.subject), each.field]
-        hint = f" ({each.hint})" if each.hint else ""
-        lines.append(_printable(": ".join(part for part in place if part) + f": {each.message}{hint}"))
-    counts = [sum(each.severity == severity for each in found) for severity in ("error", "warning")]
-    lines.append(f"{_counted(files, 'file')}: {_counted(counts[0], 'error')}, {_counted(counts[1], 'warning')}")
-    return "\n".join(lines)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _json(found: Sequence[Finding]) -> str:
-    import json
-
-    listed = [
-        {
-            "file": each.subject.file,
-            "kind": each.subject.kind,
-            "object": each.subject.name,
-            "field": each.field,
-            "severity": str(each.severity),
-            "message": each.message,
-            "hint": each.hint,
-        }
-        for each in found
-    ]
-    return json.dumps(listed, indent=2)
-
-
-def _printable(text: str) -> str:
-    """On one line, and nothing in it that a terminal would obey: what is shown was written by somebody else."""
-    plain = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in plain)
+        raise IOFailure(f"cannot read {printable(path)}: {error.strerror}", hint="Correct the file's name.") from error
