@@ -25,6 +25,7 @@ from underlay.errors import (
     UnknownContainer,
 )
 from underlay.ipam.undo import Release
+from underlay.net import carrier
 from underlay.net.announce import announce
 from underlay.net.netns import Namespace, ThreadLost
 from underlay.net.undo import PutRoute, RestoreVf, UndoLog
@@ -389,9 +390,11 @@ def _tell_wire(
     pod: Namespace, announcements: Mapping[int, tuple[str, Sequence[str]]], log: Callable[..., None]
 ) -> None:
     """Who misses it learns by asking: the attachment holds without it."""
+    until = time.monotonic() + carrier.SECONDS
     with pod:
         for index, (mac, addresses) in announcements.items():
             try:
+                carrier.wait(pod, index, until=until)
                 announce(pod, index, mac, addresses)
             except KernelError as error:
                 log("warn", "addresses not announced", cause=error.message)

@@ -6,31 +6,32 @@ import errno
 import select
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from underlay.errors import KernelError
 from underlay.net import link
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import TracebackType
 
-    from underlay.net.netlink import Message
     from underlay.net.netns import Namespace
 
+SECONDS: Final = 3.0  # hardware needs up to two until its link is there
 _RTNLGRP_LINK = 1
 _SPACE = 64 << 10
 
 
-def bring_up(ns: Namespace, index: int, batch: Sequence[Message], *, until: float) -> bool:
-    """Carry out a batch that brings a link up, and wait for its carrier until ``until`` (monotonic clock).
+def wait(ns: Namespace, index: int, *, until: float) -> bool:
+    """Wait for a hardware link's carrier until ``until`` (monotonic clock); of other kinds, it is there or never comes.
 
-    Returns whether the carrier is there. Raises KernelError.
+    Returns whether it is there. Raises KernelError.
     """
+    found = link.get_index(ns.rtnl, index)
+    if found is None or found.carrier or found.kind or not found.up:
+        return found is not None and found.carrier
     with ns.entered():
         opened = News()
     with opened as news:
-        ns.rtnl.batch(batch)
         while True:
             found = link.get_index(ns.rtnl, index)
             if found is None or found.carrier:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from underlay.cni.result import Result
 from underlay.errors import AddressInUse, InvalidConfig, UnderlayError
-from underlay.net import addr, conflict, link
+from underlay.net import addr, carrier, conflict, link
 from underlay.net.undo import RestoreMac
 from underlay.plugins import chained, hwaddr, ip_stack
 
@@ -81,6 +82,7 @@ def refuse_conflicts(hijack: Hijack, nic: Chained, index: int, mac: str, ctx: Co
     if hijack.probing is None:
         return
     pod = ctx.sandbox()
+    carrier.wait(pod, index, until=min(time.monotonic() + carrier.SECONDS, ctx.deadline))
     found = conflict.probe(
         pod,
         index,

@@ -8,7 +8,7 @@ import msgspec
 
 from underlay.cni.result import Interface, Result
 from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig
-from underlay.net import carrier, link
+from underlay.net import link
 from underlay.plugins import hwaddr, ip_stack, layer3
 from underlay.plugins.chained import host_addresses
 
@@ -87,13 +87,8 @@ def check_mtu(addressed: Result | None, wanted: int, parent: link.Link) -> None:
         raise InvalidConfig(f'"mtu" {mtu}{whose} is less than {_LEAST_MTU_IPV6}, the least that IPv6 works with')
 
 
-def configure(
-    made: link.Link, addressed: Result | None, ctx: Context, *, accept_ra: bool, wire_until: float = 0.0
-) -> None:
-    """Bring the NIC up with its addresses and routes, and tell the wire; and its MTU to whoever asks.
-
-    ``wire_until`` (monotonic clock) is how long to wait for hardware's link before that: frames sent earlier are lost.
-    """
+def configure(made: link.Link, addressed: Result | None, ctx: Context, *, accept_ra: bool) -> None:
+    """Bring the NIC up with its addresses and routes, and tell the wire; and its MTU to whoever asks."""
     pod = ctx.sandbox()
     ctx.mtus[made.name] = made.mtu
     if not accept_ra:
@@ -103,11 +98,7 @@ def configure(
         return
     if any(":" in one.address for one in addressed.ips):
         ip_stack.enable_ipv6(pod, ("lo", made.name), ctx.undo)
-    messages = layer3.bring_up(made.index, addressed)
-    if wire_until:
-        carrier.bring_up(pod, made.index, messages, until=min(wire_until, ctx.deadline))
-    else:
-        pod.rtnl.batch(messages)
+    pod.rtnl.batch(layer3.bring_up(made.index, addressed))
     ctx.announce(made.index, made.mac, host_addresses(addressed))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from underlay.plugins.sriov_config import Settings
     from underlay.plugins.sriov_device import Device
 
-_WIRE_SECONDS: Final = 3.0  # hardware needs up to two until its link is there
 _UNSUPPORTED: Final = frozenset((errno.EOPNOTSUPP, errno.EPROTONOSUPPORT))
 _DEFAULTS: Final = VfSettings(
     vlan=0, spoofchk=True, trust=False, link_state="auto", min_tx_rate=0, max_tx_rate=0
@@ -79,8 +77,7 @@ class Sriov:
         if device.nic is not None:
             made = _move(call.ifname, device.nic, settings, ctx)
             addressed = own_nic.allocate_behind(call, ctx) or addressed
-            until = time.monotonic() + _WIRE_SECONDS if device.pf.carrier else 0.0
-            own_nic.configure(made, addressed, ctx, accept_ra=settings.accept_ra, wire_until=until)
+            own_nic.configure(made, addressed, ctx, accept_ra=settings.accept_ra)
         if settings.info_file:
             function = device.function
             info_file.describe(settings.info_file, pci_address=function.address, pf_pci_address=function.pf)
