@@ -280,6 +280,22 @@ def test_check_names_a_changed_reverse_path_filter(node: Node, pod: Netns) -> No
         node.check(pod, "eth0")
 
 
+def test_check_finds_all_on_a_node_that_has_an_address_for_each_of_its_nics(node: Node, pod: Netns, lan: Netns) -> None:
+    node.ns.batch(
+        f"link add eth1 type veth peer name lan1 netns {lan.name}",
+        "link set eth1 up",
+        "addr add 172.19.0.11/16 dev eth1",
+        "addr add fd00:19::11/64 dev eth1 nodad",
+    )
+    lan.batch("link set lan1 master br0 up")
+    ipam = {"type": "static", "addresses": [{"address": "172.19.7.5/16"}, {"address": "fd00:19::7:5/64"}]}
+    node.add(pod, "eth0", macvlan(master="eth1", ipam=ipam), meta("veth"))
+    node.check(pod, "eth0")
+    pod.batch("route del 10.240.0.0/12")
+    with pytest.raises(CheckFailed, match="has lost the route to 10"):
+        node.check(pod, "eth0")
+
+
 def test_a_further_nic_leaves_what_the_first_made(node: Node, pod: Netns) -> None:
     first(node, pod)
     before = node.state(pod)

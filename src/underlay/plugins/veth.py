@@ -14,7 +14,7 @@ veth0, and the node reaches the NIC's addresses by the other end; everything els
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -109,6 +109,7 @@ class Veth:
         if lost:
             raise CheckFailed(f"the node has lost {lost}")
         devices = {POD_END: pair.pod_index}
+        node = _as_laid(node, pod, pair)
         lost_by_table = [
             wiring.missing([*_neighbours(node, pair), *rules, *_routes(settings, nic, node, table)], pod, devices)
             for table, rules in _tables(call, nic, pod)
@@ -264,6 +265,15 @@ def _host_routes(addresses: Sequence[str], dev: str) -> list[DropRoute]:
 
 def _neighbours(node: NodeAddresses, pair: Pair) -> list[DropNeighbour]:
     return [DropNeighbour("pod", one, POD_END, pair.host_mac) for one in node.addresses]
+
+
+def _as_laid(node: NodeAddresses, pod: Namespace, pair: Pair) -> NodeAddresses:
+    """The node as ADD saw it, by the pod's gateways: now that it reaches the pod by the pair, a node with several
+    addresses uses another towards it.
+    """
+    gateways = {one.gateway for one in route.dump(pod.rtnl, family=0) if one.dev == pair.pod_index}
+    used = {6 if ":" in each else 4: each for each in node.addresses if each in gateways}
+    return replace(node, towards={**node.towards, **used})
 
 
 def _routes(settings: Hijack, nic: Chained, node: NodeAddresses, table: int) -> list[Piece]:
