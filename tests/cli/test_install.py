@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-EVERY = ["host-local", "macvlan", "multus", "router", "spiderpool", "sriov", "static", "veth"]
+EVERY = ["host-local", "ipvlan", "macvlan", "multus", "router", "spiderpool", "sriov", "static", "veth", "vlan"]
 
 
 def lay(bin_dir: Path, *arguments: str) -> int:

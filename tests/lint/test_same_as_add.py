@@ -81,6 +81,15 @@ MACVLAN = keys(
     args=ARGS,
     acceptRA=odd(True),
 )
+SHARED = {
+    "master": odd("eth0"),
+    "mtu": odd(0, 1500, -1),
+    "linkInContainer": odd(True),
+    "args": ARGS,
+    "acceptRA": odd(True),
+}
+IPVLAN = keys(mode=odd("l2", "l3s", "x", ""), **SHARED).map(lambda conf: {"type": "ipvlan", **conf})
+VLAN = keys(vlanId=odd(0, 100, 4094, 4095, -1), **SHARED).map(lambda conf: {"type": "vlan", **conf})
 HIJACK = keys(
     overlay_hijack_subnet=CLUSTER,
     service_hijack_subnet=CLUSTER,
@@ -139,6 +148,12 @@ def add(conf: dict[str, Any], prev: Result | None, context: Context) -> str:
 @given(st.sampled_from(["1.0.0", "0.2.0"]), MACVLAN)
 def test_macvlan_is_an_error_exactly_where_its_add_refuses(context, version, keys):
     conf = {"cniVersion": version, "name": "lan", "type": "macvlan", **keys}
+    assert errors(conf)[:1] == [said for said in [add(conf, None, context)] if said]
+
+
+@given(st.sampled_from(["1.0.0", "0.2.0"]), IPVLAN | VLAN)
+def test_ipvlan_and_vlan_are_an_error_exactly_where_their_add_refuses(context, version, keys):
+    conf = {"cniVersion": version, "name": "lan", **keys}
     assert errors(conf)[:1] == [said for said in [add(conf, None, context)] if said]
 
 
@@ -227,7 +242,7 @@ def test_any_bytes_are_answered(name, raw):
         assert finding.message
 
 
-@given(ENDINGS, JSON | HOST_LOCAL | HIJACK | MACVLAN)
+@given(ENDINGS, JSON | HOST_LOCAL | HIJACK | MACVLAN | IPVLAN | VLAN)
 def test_any_json_is_answered(name, value):
     review([(name, json.dumps(value).encode())], LINTER)
 

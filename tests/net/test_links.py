@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from underlay.errors import KernelError
-from underlay.net import addr, link, netconf
+from underlay.net import addr, link, link_info, netconf
 from underlay.net.netns import Namespace
 from underlay.net.veth import create as create_veth
 
@@ -65,12 +65,16 @@ def test_a_missing_link_is_none_or_a_named_error(node):
         link.name_of(node.rtnl, 99999)
 
 
-@pytest.mark.parametrize("mode", sorted(link.MACVLAN_MODES))
+@pytest.mark.parametrize("mode", sorted(link_info.MACVLAN_MODES))
 def test_a_macvlan_is_made_in_the_pod_in_one_message(uplink, pod, node, sandbox, mode):
     parent = link.get(node.rtnl, "eth0")
     mac = "" if mode == "passthru" else link.random_mac()
     node.rtnl.batch(
-        [link.create_macvlan(name="net1", parent=parent.index, mode=mode, mac=mac, mtu=1400, netns_fd=sandbox.fd)]
+        [
+            link.create_upper(
+                link_info.macvlan(mode), name="net1", parent=parent.index, mac=mac, mtu=1400, netns_fd=sandbox.fd
+            )
+        ]
     )
     shown = pod.link("net1")
     assert shown["linkinfo"]["info_kind"] == "macvlan"
@@ -79,7 +83,7 @@ def test_a_macvlan_is_made_in_the_pod_in_one_message(uplink, pod, node, sandbox,
     assert shown["mtu"] == 1400
     assert "UP" not in shown["flags"]
     found = link.get(sandbox.rtnl, "net1")
-    assert (found.kind, found.macvlan_mode, found.mac) == ("macvlan", mode, mac or parent.mac)
+    assert (found.kind, found.mode, found.mac) == ("macvlan", mode, mac or parent.mac)
     assert found.parent == parent.index
     assert found.parent_nsid is not None
     assert uplink.link("net1") is None
@@ -88,7 +92,7 @@ def test_a_macvlan_is_made_in_the_pod_in_one_message(uplink, pod, node, sandbox,
 def test_a_macvlans_broadcast_queue_is_set(pod, node, sandbox):
     parent = link.index_of(node.rtnl, "eth0")
     node.rtnl.batch(
-        [link.create_macvlan(name="net1", parent=parent, mode="bridge", netns_fd=sandbox.fd, bcqueuelen=2000)]
+        [link.create_upper(link_info.macvlan("bridge", 2000), name="net1", parent=parent, netns_fd=sandbox.fd)]
     )
     assert pod.link("net1")["linkinfo"]["info_data"]["bcqueuelen"] == 2000
 
@@ -96,20 +100,31 @@ def test_a_macvlans_broadcast_queue_is_set(pod, node, sandbox):
 def test_a_taken_name_or_index_is_refused(pod, node, sandbox):
     parent = link.index_of(node.rtnl, "eth0")
     index = link.random_index()
-    create = link.create_macvlan(name="net1", parent=parent, mode="bridge", netns_fd=sandbox.fd, index=index)
+    create = link.create_upper(
+        link_info.macvlan("bridge"), name="net1", parent=parent, netns_fd=sandbox.fd, index=index
+    )
     node.rtnl.batch([create])
     assert pod.link("net1")["ifindex"] == index
     with pytest.raises(KernelError, match="create macvlan net1 on dev eth0: File exists") as raised:
         node.rtnl.batch([create])
     assert raised.value.errno == errno.EEXIST
-    other = link.create_macvlan(name="net2", parent=parent, mode="bridge", netns_fd=sandbox.fd, index=index)
+    other = link.create_upper(link_info.macvlan("bridge"), name="net2", parent=parent, netns_fd=sandbox.fd, index=index)
     with pytest.raises(KernelError, match="create macvlan net2 on dev eth0: File exists"):
         node.rtnl.batch([other])
 
 
-def test_an_unknown_macvlan_mode_is_refused_by_name():
-    with pytest.raises(ValueError, match="'routed' is no macvlan mode: private, vepa, bridge, passthru"):
-        link.create_macvlan(name="net1", parent=2, mode="routed")
+@pytest.mark.parametrize(
+    ("refused", "words"),
+    [
+        (lambda: link_info.macvlan("routed"), "'routed' is no macvlan mode: private, vepa, bridge, passthru"),
+        (lambda: link_info.ipvlan("bridge"), "'bridge' is no ipvlan mode: l2, l3, l3s"),
+        (lambda: link_info.vlan(4095), "4095 is no VLAN: 0 to 4094"),
+        (lambda: link_info.vlan(-1), "-1 is no VLAN: 0 to 4094"),
+    ],
+)
+def test_what_no_link_can_be_is_refused_by_name(refused, words):
+    with pytest.raises(ValueError, match=words):
+        refused()
 
 
 def test_a_veth_pair_has_the_wanted_ends(uplink, pod, node, sandbox):

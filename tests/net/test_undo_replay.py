@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from underlay.errors import KernelError, StateUnwritable
-from underlay.net import addr, link, neigh, route, rule, veth
+from underlay.net import addr, link, link_info, neigh, route, rule, veth
 from underlay.net.netns import Namespace
 from underlay.net.replay import replay
 from underlay.net.rtnl import Rtnl
@@ -45,7 +45,9 @@ def attach(node, sandbox):
     pair = veth.create(
         name="vethpod", mac=HOST_MAC, peer_name="veth0", peer_mac=POD_MAC, mtu=1500, peer_netns_fd=sandbox.fd
     )
-    macvlan = link.create_macvlan(name="net1", parent=parent, mode="bridge", mac=NIC_MAC, netns_fd=sandbox.fd)
+    macvlan = link.create_upper(
+        link_info.macvlan("bridge"), name="net1", parent=parent, mac=NIC_MAC, netns_fd=sandbox.fd
+    )
     yield [DropLink("pod", "net1", mac=NIC_MAC)], lambda: node.rtnl.batch([macvlan])
     nic = link.index_of(sandbox.rtnl, "net1")
     up = [link.change(index=nic, up=True), addr.add(nic, "172.18.7.5/16"), addr.add(nic, "fd00:18::7/64", nodad=True)]
@@ -184,7 +186,7 @@ def test_what_is_not_ours_stays(uplink, pod, node, sandbox, snapshot):
 
 def test_a_link_without_a_mac_of_ours_is_known_by_its_kind(pod, node, sandbox):
     parent = link.index_of(node.rtnl, "eth0")
-    node.rtnl.batch([link.create_macvlan(name="net1", parent=parent, mode="passthru", netns_fd=sandbox.fd)])
+    node.rtnl.batch([link.create_upper(link_info.macvlan("passthru"), name="net1", parent=parent, netns_fd=sandbox.fd)])
     assert replay([DropLink("pod", "net1", kind="macvlan")], host=node, pod=sandbox) == []
     assert pod.link("net1") is None
 
@@ -261,7 +263,9 @@ def test_a_route_whose_gateway_is_gone_is_not_missed(uplink, node):
 
 def test_a_changed_mac_is_given_back_before_the_link_is_judged_by_it(pod, node, sandbox):
     parent = link.index_of(node.rtnl, "eth0")
-    node.rtnl.batch([link.create_macvlan(name="net1", parent=parent, mode="bridge", mac=NIC_MAC, netns_fd=sandbox.fd)])
+    node.rtnl.batch(
+        [link.create_upper(link_info.macvlan("bridge"), name="net1", parent=parent, mac=NIC_MAC, netns_fd=sandbox.fd)]
+    )
     sandbox.rtnl.batch([link.change(index=link.index_of(sandbox.rtnl, "net1"), mac=POD_MAC)])
     restore = RestoreMac("pod", "net1", old=NIC_MAC, new=POD_MAC)
     assert replay([restore], host=node, pod=sandbox) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.plugins.conftest import Conf, Node, macvlan, meta
 
-from underlay.errors import UnderlayError
+from underlay.errors import InvalidConfig, UnderlayError
 
 if TYPE_CHECKING:
     from tests.conftest import Netns
@@ -69,6 +69,49 @@ MACVLAN: list[tuple[Conf, str]] = [
     ({"args": []}, "args"),
     ({"capabilities": {"mac": "x"}}, "capabilities"),
     ({"dns": {"nameservers": "x"}}, "dns.nameservers"),
+]  # fmt: skip
+
+IPVLAN: list[tuple[Conf, str]] = [
+    ({"master": 7}, '"master"'),
+    ({"master": "eth7"}, '"master"'),
+    ({"master": LONG}, '"master"'),
+    ({"master": "../eth0"}, '"master"'),
+    ({"mode": "bridge"}, '"mode"'),
+    ({"mode": "L2"}, '"mode"'),
+    ({"mode": 2}, '"mode"'),
+    ({"mode": LONG}, '"mode"'),
+    ({"mtu": "1500"}, '"mtu"'),
+    ({"mtu": -1}, '"mtu"'),
+    ({"mtu": 67}, '"mtu"'),
+    ({"mtu": 1501}, '"mtu"'),
+    ({"mtu": 1 << 70}, '"mtu"'),
+    ({"linkInContainer": "yes"}, '"linkInContainer"'),
+    ({"linkInContainer": True, "master": "eth7"}, '"master" \'eth7\' does not exist in the pod'),
+    ({"acceptRA": 1}, '"acceptRA"'),
+    ({"ipam": {"type": "static", "addresses": [{"address": "fd00:18::7:5/64"}]}, "mtu": 1279}, '"mtu"'),
+    ({"ipam": {"type": "static"}}, "ipam"),
+    ({"ipam": {"type": "../static"}}, "ipam.type"),
+]  # fmt: skip
+
+VLAN: list[tuple[Conf, str]] = [
+    ({"master": None}, '"master" is missing'),
+    ({"master": ""}, '"master" is missing'),
+    ({"master": ["eth0"]}, '"master"'),
+    ({"master": "eth7"}, '"master"'),
+    ({"vlanId": None}, '"vlanId" is missing'),
+    ({"vlanId": -1}, '"vlanId" -1 is not in the range 0 to 4094'),
+    ({"vlanId": 4095}, '"vlanId" 4095 is not in the range 0 to 4094'),
+    ({"vlanId": 1 << 70}, '"vlanId"'),
+    ({"vlanId": "100"}, '"vlanId"'),
+    ({"vlanId": 1.5}, '"vlanId"'),
+    ({"mtu": "1500"}, '"mtu"'),
+    ({"mtu": -1}, '"mtu"'),
+    ({"mtu": 67}, '"mtu"'),
+    ({"mtu": 1501}, '"mtu" 1501 is larger than the 1500 of eth0'),
+    ({"linkInContainer": 1}, '"linkInContainer"'),
+    ({"linkInContainer": True, "master": "eth7"}, '"master" \'eth7\' does not exist in the pod'),
+    ({"acceptRA": "x"}, '"acceptRA"'),
+    ({"ipam": {"type": "static"}}, "ipam"),
 ]  # fmt: skip
 
 SRIOV: list[tuple[Conf, str]] = [
@@ -160,6 +203,8 @@ ROUTER: list[tuple[Conf, str]] = [
 ]
 
 TABLE = [("macvlan", *each) for each in MACVLAN]
+TABLE += [("ipvlan", *each) for each in IPVLAN]
+TABLE += [("vlan", *each) for each in VLAN]
 TABLE += [("sriov", *each) for each in SRIOV]
 TABLE += [(kind, *each) for kind in ("veth", "router") for each in META]
 TABLE += [("router", *each) for each in ROUTER]
@@ -200,13 +245,34 @@ def fault_of(node: Node, pod: Netns, kind: str, keys: Conf, field: str) -> str:
 
 
 def attempt(node: Node, pod: Netns, kind: str, keys: Conf) -> UnderlayError | None:
-    alone = {"macvlan": macvlan(V4), "sriov": {"type": "sriov", "deviceID": "0000:00:00.0"}}
+    alone = {
+        "macvlan": macvlan(V4),
+        "ipvlan": macvlan(V4, type="ipvlan"),
+        "vlan": macvlan(V4, type="vlan", vlanId=100),
+        "sriov": {"type": "sriov", "deviceID": "0000:00:00.0"},
+    }
     chain = [alone[kind] | keys] if kind in alone else [macvlan(V4), meta(kind) | keys]
     try:
         node.add(pod, "net1", *chain)
     except UnderlayError as error:
         return error
     return None
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "words"),
+    [([], "lists 0"), ([{"name": "eth0"}, {"name": "eth1"}], "lists 2"), ([{"name": "eth7"}], "'eth7' does not exist")],
+)
+def test_ipvlan_takes_one_interface_of_the_plugin_before_it_for_its_parent(
+    node: Node, pod: Netns, interfaces: list[Conf], words: str
+) -> None:
+    before = node.state(pod)
+    conf = macvlan(V4, type="ipvlan", master=None)
+    with pytest.raises(InvalidConfig) as caught:
+        node.plainly("ADD", "ipvlan", pod.path, "net1", conf, {"cniVersion": "1.0.0", "interfaces": interfaces})
+    assert words in caught.value.message
+    assert caught.value.hint
+    assert node.state(pod) == before
 
 
 def test_a_runtimes_wrong_hardware_address_is_named_by_its_place(node: Node, pod: Netns) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-BUILT_IN = ("multus", "veth", "router", "macvlan", "sriov", "host-local", "static", "spiderpool")
+BUILT_IN = ("multus", "veth", "router", "macvlan", "ipvlan", "vlan", "sriov", "host-local", "static", "spiderpool")
 DEFAULT_NAMES = ("multus", "veth", "router")
 DEFAULT_BIN_DIR = "/opt/cni/bin"
 DEFAULT_RUN_DIR = "/run/underlay"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.plugin import Spiderpool
 
 _DEADLINE_SECONDS = 55.0
-_NAMES = ("macvlan", "sriov", "veth", "router", "host-local", "static", "spiderpool")
+_NAMES = ("macvlan", "ipvlan", "vlan", "sriov", "veth", "router", "host-local", "static", "spiderpool")
 _EPILOG = """\
 The CNI_* environment and standard input are those of any CNI plugin; the result or the error is printed as JSON.
 multus is not among the names: its DEL works from the daemon's ledger.

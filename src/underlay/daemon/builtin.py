@@ -9,7 +9,7 @@ from underlay.ipam.allocator import as_written
 from underlay.ipam.host_local import HOST_LOCAL, HostLocal
 from underlay.ipam.pools.section import Parsing
 from underlay.ipam.static import STATIC
-from underlay.plugins import host_local, macvlan, router, sriov, static, veth
+from underlay.plugins import host_local, ipvlan, macvlan, router, sriov, static, veth, vlan
 from underlay.plugins.ipam import IpamPlugin
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from underlay.plugins.context import Plugin
 
 PLUGINS: Final[Mapping[str, Plugin]] = MappingProxyType(
-    {each.PLUGIN.name: each.PLUGIN for each in (macvlan, sriov, veth, router, host_local, static)}
+    {each.PLUGIN.name: each.PLUGIN for each in (macvlan, ipvlan, vlan, sriov, veth, router, host_local, static)}
 )
 ALLOCATORS: Final[Mapping[str, Allocator]] = MappingProxyType({each.name: each for each in (HOST_LOCAL, STATIC)})
 

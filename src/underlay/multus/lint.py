@@ -26,8 +26,8 @@ from underlay.multus.findings import Finding, Severity, Subject, joined, of_erro
 from underlay.plugins import chained, hijack
 from underlay.plugins.context import Call
 from underlay.plugins.hijack import Hijack
-from underlay.plugins.macvlan import Settings
 from underlay.plugins.parsed import Parsed
+from underlay.plugins.sub_interface import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -255,7 +255,7 @@ def _look_at_list(subject: Subject, conf: bytes, at: str) -> Iterable[Finding]:
 
 
 def _without_addresses(subject: Subject, network: NetworkConfig, settings: list[object], at: str) -> Iterable[Finding]:
-    """A macvlan without IPAM gives no address, and then the meta-plugins refuse to make paths."""
+    """A macvlan, ipvlan or VLAN without IPAM gives no address, and then the meta-plugins refuse to make paths."""
     if not isinstance(settings[0], Settings) or network.plugins[0].ipam_type:
         return
     for n, each in enumerate(settings[1:], 1):

@@ -1,7 +1,7 @@
 """Network devices: read, made, changed, deleted (rtnetlink(7), linux/if_link.h).
 
 parent = link.get(host.rtnl, "eth0")
-host.rtnl.batch([link.create_macvlan(name="net1", parent=parent.index, mode="bridge", netns_fd=pod.fd)])
+host.rtnl.batch([link.create_upper(link_info.macvlan("bridge"), name="net1", parent=parent.index, netns_fd=pod.fd)])
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from underlay.errors import KernelError
+from underlay.net import link_info
 from underlay.net.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -25,7 +26,6 @@ from underlay.net.netlink import (
     attributes,
     fixed,
     integer,
-    nest,
     pack_mac,
     text,
 )
@@ -34,6 +34,7 @@ from underlay.net.vf import Vf, parse_vfs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from underlay.net.link_info import Data
     from underlay.net.rtnl import Rtnl
 
 RTM_NEWLINK = 16
@@ -52,7 +53,6 @@ IFLA_IFNAME = 3
 IFLA_MTU = 4
 IFLA_LINK = 5
 IFLA_MASTER = 10
-IFLA_LINKINFO = 18
 IFLA_IFALIAS = 20
 IFLA_VFINFO_LIST = 22
 IFLA_GROUP = 27
@@ -61,25 +61,17 @@ IFLA_EXT_MASK = 29
 IFLA_LINK_NETNSID = 37
 IFLA_ALT_IFNAME = 53
 IFLA_PARENT_DEV_NAME = 56
-IFLA_INFO_KIND = 1
-IFLA_INFO_DATA = 2
-IFLA_MACVLAN_MODE = 1
-IFLA_MACVLAN_BC_QUEUE_LEN = 7
 
 _RTEXT_FILTER_VF = 1 << 0
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 _IFNAMSIZ = 16
 _ALTIFNAMSIZ = 128
 
-MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
-_MACVLAN_MODE_NAMES = {value: name for name, value in MACVLAN_MODES.items()} | {16: "source"}
-
 # family u8, pad, hardware type u16, index s32, flags u32, mask of flags to change u32
 IFINFOMSG = struct.Struct("=BxHiII")
 _NO_STATS = attribute_u32(IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
 _WITH_VFS = attribute_u32(IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS | _RTEXT_FILTER_VF)
 _ANY = IFINFOMSG.pack(0, 0, 0, 0, 0)
-_MACVLAN_KIND = attribute_text(IFLA_INFO_KIND, "macvlan")
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -87,9 +79,9 @@ class Link(msgspec.Struct, frozen=True):
 
     ``kind`` is "" for hardware and the loopback; ``parent`` (IFLA_LINK) is the index of a macvlan's parent or a veth's
     peer, in the namespace ``parent_nsid`` (as this one numbers it) when that is not None; ``master`` the bridge or VRF
-    it is enslaved to; ``macvlan_mode`` is "" for other kinds; ``alias`` is a free text that goes with the device from
-    one namespace to another; ``device`` is the hardware's name on its bus, a PCI address mostly ("" before Linux 5.14);
-    ``vfs`` are read only when asked for.
+    it is enslaved to; ``mode`` is that of a macvlan or ipvlan, "" for other kinds, ``vlan`` the number of a VLAN's;
+    ``alias`` is a free text that goes with the device from one namespace to another; ``device`` is the hardware's name
+    on its bus, a PCI address mostly ("" before Linux 5.14); ``vfs`` are read only when asked for.
     """
 
     index: int
@@ -102,7 +94,8 @@ class Link(msgspec.Struct, frozen=True):
     parent: int | None = None
     master: int | None = None
     parent_nsid: int | None = None
-    macvlan_mode: str = ""
+    mode: str = ""
+    vlan: int | None = None
     group: int = 0
     alias: str = ""
     device: str = ""
@@ -118,13 +111,9 @@ def parse(body: bytes) -> Link:
     """The link in the body of an RTM_NEWLINK. Raises Malformed."""
     _, _, index, flags, _ = fixed(IFINFOMSG, body)
     told = attributes(body, 16)
-    kind = mode = ""
-    if IFLA_LINKINFO in told:
-        info = attributes(told[IFLA_LINKINFO])
-        kind = text(info.get(IFLA_INFO_KIND, b""))
-        if kind in ("macvlan", "macvtap") and IFLA_INFO_DATA in info:
-            number = integer(attributes(info[IFLA_INFO_DATA]).get(IFLA_MACVLAN_MODE, b""))
-            mode = _MACVLAN_MODE_NAMES.get(number, str(number))
+    kind, mode, vlan = (
+        link_info.parse(told[link_info.IFLA_LINKINFO]) if link_info.IFLA_LINKINFO in told else link_info.NONE
+    )
     vfs = told.get(IFLA_VFINFO_LIST)
     return Link(
         index=index,
@@ -137,7 +126,8 @@ def parse(body: bytes) -> Link:
         parent=_number(told, IFLA_LINK),
         master=_number(told, IFLA_MASTER),
         parent_nsid=_number(told, IFLA_LINK_NETNSID),
-        macvlan_mode=mode,
+        mode=mode,
+        vlan=vlan,
         group=integer(told.get(IFLA_GROUP, b"")),
         alias=text(told.get(IFLA_IFALIAS, b"")),
         device=text(told.get(IFLA_PARENT_DEV_NAME, b"")),
@@ -249,36 +239,30 @@ def random_index() -> int:
     return 0x10000 + int.from_bytes(os.urandom(3), "big")
 
 
-def create_macvlan(
+def create_upper(
+    info: Data,
     *,
     name: str,
     parent: int,
-    mode: str,
     mac: str = "",
     mtu: int = 0,
     netns_fd: int | None = None,
-    bcqueuelen: int | None = None,
     index: int = 0,
 ) -> Message:
-    """Make a macvlan on ``parent`` (an index where the message is sent), directly in ``netns_fd``, left down.
+    """Make a link on ``parent`` (an index where the message is sent), directly in ``netns_fd``, left down.
 
     A name that is taken there gives EEXIST, and so does a chosen ``index`` (:func:`random_index`).
-    Without ``mac`` the kernel chooses, or for passthru takes the parent's.
-    Raises ValueError for an unknown mode or a bad MAC.
+    Without ``mac`` the kernel chooses: its parent's for ipvlan, VLANs and macvlan's passthru.
+    Raises ValueError for a bad MAC.
     """
-    if mode not in MACVLAN_MODES:
-        raise ValueError(f"{mode!r} is no macvlan mode: {', '.join(MACVLAN_MODES)}")
-    data = attribute_u32(IFLA_MACVLAN_MODE, MACVLAN_MODES[mode])
-    if bcqueuelen is not None:
-        data += attribute_u32(IFLA_MACVLAN_BC_QUEUE_LEN, bcqueuelen)
     body = (
         IFINFOMSG.pack(0, 0, index, 0, 0)
         + attribute_text(IFLA_IFNAME, name)
         + attribute_u32(IFLA_LINK, parent)
         + settings(mac, mtu, netns_fd)
-        + nest(IFLA_LINKINFO, _MACVLAN_KIND + nest(IFLA_INFO_DATA, data))
+        + link_info.nested(info)
     )
-    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"create macvlan {name} on", parent)
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"create {info.kind} {name} on", parent)
 
 
 def change(  # noqa: PLR0913 - the settings of a link, all by keyword

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from underlay.net import link
+from underlay.net import link, link_info
+from underlay.net.link_info import Data
 from underlay.net.netlink import NLM_F_CREATE, NLM_F_EXCL, Message, attribute_text, attribute_u32, nest
 
 _IFLA_NUM_TX_QUEUES = 31
 _IFLA_NUM_RX_QUEUES = 32
 _VETH_INFO_PEER = 1
-_VETH_KIND = attribute_text(link.IFLA_INFO_KIND, "veth")
 # A veth has as many queues as the machine may have CPUs, each with its sysfs directories, and uses them for XDP alone.
 # One queue: a sixth less time to make a pair on 2 CPUs, more on more.
 _ONE_QUEUE = attribute_u32(_IFLA_NUM_TX_QUEUES, 1) + attribute_u32(_IFLA_NUM_RX_QUEUES, 1)
@@ -42,12 +42,11 @@ def create(  # noqa: PLR0913 - two devices, all by keyword
         + _ONE_QUEUE
         + link.settings(peer_mac, mtu, peer_netns_fd)
     )
-    data = nest(link.IFLA_INFO_DATA, nest(_VETH_INFO_PEER, peer))
     body = (
         head
         + attribute_text(link.IFLA_IFNAME, name)
         + _ONE_QUEUE
         + link.settings(mac, mtu, netns_fd)
-        + nest(link.IFLA_LINKINFO, _VETH_KIND + data)
+        + link_info.nested(Data("veth", nest(_VETH_INFO_PEER, peer)))
     )
     return Message(link.RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"create veth pair {name} - {peer_name}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from underlay.cni.result import Result
-from underlay.errors import AddressInUse, InvalidConfig, UnderlayError
+from underlay.errors import AddressInUse, InvalidConfig, KernelError, UnderlayError
 from underlay.net import addr, carrier, conflict, link
 from underlay.net.undo import RestoreMac
 from underlay.plugins import chained, hwaddr, ip_stack
@@ -67,7 +68,15 @@ def set_mac(hijack: Hijack, nic: Chained, found: Link, ctx: Context) -> str:
         return wanted
     ctx.undo.record(RestoreMac("pod", nic.name, found.mac, wanted))
     ctx.made.pop(nic.name, None)
-    ctx.sandbox().rtnl.batch((link.change(index=found.index, mac=wanted),))
+    try:
+        ctx.sandbox().rtnl.batch((link.change(index=found.index, mac=wanted),))
+    except KernelError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        raise InvalidConfig(
+            f'"mac_prefix" is given, but the hardware address of {nic.name} ({found.kind or "hardware"}) is fixed',
+            hint='Leave "mac_prefix" out; an ipvlan has the hardware address of its parent.',
+        ) from error
     return wanted
 
 

@@ -87,8 +87,12 @@ def check_mtu(addressed: Result | None, wanted: int, parent: link.Link) -> None:
         raise InvalidConfig(f'"mtu" {mtu}{whose} is less than {_LEAST_MTU_IPV6}, the least that IPv6 works with')
 
 
-def configure(made: link.Link, addressed: Result | None, ctx: Context, *, accept_ra: bool) -> None:
-    """Bring the NIC up with its addresses and routes, and tell the wire; and its MTU to whoever asks."""
+def configure(
+    made: link.Link, addressed: Result | None, ctx: Context, *, accept_ra: bool, announced: bool = True
+) -> None:
+    """Bring the NIC up with its addresses and routes, and tell its MTU to whoever asks, and unless it is not to be
+    ``announced`` its addresses to the wire.
+    """
     pod = ctx.sandbox()
     ctx.mtus[made.name] = made.mtu
     if not accept_ra:
@@ -99,7 +103,8 @@ def configure(made: link.Link, addressed: Result | None, ctx: Context, *, accept
     if any(":" in one.address for one in addressed.ips):
         ip_stack.enable_ipv6(pod, ("lo", made.name), ctx.undo)
     pod.rtnl.batch(layer3.bring_up(made.index, addressed))
-    ctx.announce(made.index, made.mac, host_addresses(addressed))
+    if announced:
+        ctx.announce(made.index, made.mac, host_addresses(addressed))
 
 
 def result(call: Call, made: link.Link, addressed: Result | None, device: str = "") -> Result:
