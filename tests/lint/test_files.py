@@ -199,6 +199,44 @@ def pool(subnet: str, **keys: Any) -> dict[str, Any]:
     return {**CONFIG, "ipam": {"type": "host-local", "subnet": subnet}, **keys}
 
 
+def upper(kind: str, **keys: Any) -> dict[str, Any]:
+    return {"cniVersion": "1.0.0", "name": "lan", "type": kind, "master": "eth0", **keys}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (
+            upper("ipvlan"),
+            upper("ipvlan", mode="l3"),
+            "ipvlan l3 on NIC eth0, where {} has ipvlan l2: the mode",
+        ),
+        (upper("macvlan"), upper("ipvlan"), "ipvlan l2 on NIC eth0, where {} has macvlan: the kernel refuses"),
+        (upper("ipvlan", master=""), upper("macvlan", master=""), "macvlan on the NIC of the default route"),
+    ],
+)
+def test_kinds_that_one_nic_cannot_have_are_a_warning_of_the_later(one, other, words):
+    (finding,) = look([nad("a", config=one)], [nad("b", config=other)])
+    assert shown([finding]) == [("warning", "NetworkAttachmentDefinition net/b", "spec.config.master")]
+    first = finding.message.partition("where ")[2].partition(" has")[0]
+    assert words.format(first) in finding.message
+    assert finding.hint
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (upper("ipvlan"), upper("ipvlan", mode="l2")),
+        (upper("macvlan"), upper("macvlan", mode="vepa")),
+        (upper("macvlan"), upper("ipvlan", master="eth1")),
+        (upper("macvlan"), upper("vlan", vlanId=7)),
+        (upper("macvlan"), upper("ipvlan", linkInContainer=True)),
+    ],
+)
+def test_kinds_that_one_nic_can_have_are_no_warning(one, other):
+    assert look([nad("a", config=one)], [nad("b", config=other)]) == []
+
+
 def test_ranges_that_meet_on_one_wire_are_a_warning_of_the_later():
     (finding,) = look([nad("a", config=pool("10.1.0.0/16"))], [nad("b", config=pool("10.1.2.0/24"))])
     assert shown([finding]) == [("warning", "NetworkAttachmentDefinition net/b", "spec.config.ipam")]

@@ -2,7 +2,7 @@
 
     parse_network ─▶ each plugin's parse ─▶ its IPAM plugin's parse      what they refuse is an error
                   ─▶ keys that mean nothing, values that are replaced    warnings
-    in the end, what was understood of the addresses (Claim), for a comparison with other networks
+    in the end, what was understood of the addresses (Claim) and of the NIC below (Upper), to compare networks
 
 Pure, but for ``node``, which asks this node whether ADD could work on it.
 """
@@ -23,7 +23,8 @@ from underlay.ipam.host_local import Pool
 from underlay.multus import comments
 from underlay.multus.addressing import Claim, look_at_pool, look_at_static
 from underlay.multus.findings import Finding, Severity, Subject, joined, of_error
-from underlay.plugins import chained, hijack
+from underlay.multus.parents import Upper
+from underlay.plugins import chained, hijack, ipvlan
 from underlay.plugins.context import Call
 from underlay.plugins.hijack import Hijack
 from underlay.plugins.parsed import Parsed
@@ -58,6 +59,7 @@ class Looked:
     findings: tuple[Finding, ...]
     network: NetworkConfig | None = None
     claims: tuple[Claim, ...] = ()
+    uppers: tuple[Upper, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Linter:
             return Looked((self._unreadable(subject, error, conf, at),))
         findings = list(_look_at_list(subject, conf, at))
         claims: list[Claim] = []
+        uppers: list[Upper] = []
         settings: list[object] = []
         listed = is_list(conf)
         for n, plugin in enumerate(network.plugins):
@@ -88,8 +91,9 @@ class Linter:
             findings += look.findings
             settings.append(look.settings)
             claims += look.claims
+            uppers += look.uppers
         findings += _without_addresses(subject, network, settings, at)
-        return Looked(tuple(findings), network, tuple(claims))
+        return Looked(tuple(findings), network, tuple(claims), tuple(uppers))
 
     def _unreadable(self, subject: Subject, error: UnderlayError, conf: bytes, at: str) -> Finding:
         """The finding for a text that cannot be read, with what people do wrong most."""
@@ -104,6 +108,7 @@ class _PluginLook:
     def __init__(self, linter: Linter, subject: Subject, conf: PluginConfig, at: str, *, first: bool) -> None:
         self.findings: list[Finding] = []
         self.claims: tuple[Claim, ...] = ()
+        self.uppers: tuple[Upper, ...] = ()
         self.settings: object = None
         self._linter = linter
         self._subject = subject
@@ -136,6 +141,10 @@ class _PluginLook:
             self._note(Severity.INFO, "type", words)
         if isinstance(self.settings, Hijack):
             self._replaced()
+        if isinstance(self.settings, Settings) and conf.type in ("macvlan", "ipvlan") and not self.settings.in_pod:
+            mode = self.settings.mode if isinstance(self.settings, ipvlan.Settings) else ""
+            at = joined(self._at, "master")
+            self.uppers = (Upper(self._subject, at, self.settings.master, conf.type, mode),)
         return False
 
     def _replaced(self) -> None:

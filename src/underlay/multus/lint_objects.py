@@ -132,7 +132,7 @@ def configuration(linter: Linter, subject: Subject, conf: bytes) -> tuple[Looked
             inner = linter.network(subject, delegate, name=config.name, at=joined(inside, f"delegates[{at}]"))
             findings += inner.findings
             claims += inner.claims
-    return Looked(tuple(findings), looked.network, tuple(claims)), configs
+    return Looked(tuple(findings), looked.network, tuple(claims), looked.uppers), configs
 
 
 def _without_effect(subject: Subject, config: MultusConfig, at: str) -> Iterator[Finding]:

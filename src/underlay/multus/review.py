@@ -20,6 +20,7 @@ from underlay.multus import lint_objects
 from underlay.multus.addressing import overlaps
 from underlay.multus.findings import Finding, Severity, Subject
 from underlay.multus.lint_objects import Known
+from underlay.multus.parents import conflicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from underlay.multus.addressing import Claim
     from underlay.multus.config import MultusConfig
     from underlay.multus.lint import Linter, Looked
+    from underlay.multus.parents import Upper
 
 ENDINGS: Final = (".yaml", ".yml", ".json", ".conf", ".conflist")
 _CNI: Final = (".conf", ".conflist")
@@ -48,6 +50,7 @@ class _Seen:
 
     findings: list[Finding] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
+    uppers: list[Upper] = field(default_factory=list)
     pods: list[tuple[Subject, Pod, str]] = field(default_factory=list)
     networks: dict[tuple[str, str], NetworkAttachmentDefinition | None] = field(default_factory=dict)
     first: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -77,7 +80,7 @@ def review(
         seen.findings += lint_objects.pod(subject, pod, at, known)
     for subject, config in seen.configs:
         seen.findings += _references(subject, config, seen, complete=complete)
-    return [*seen.findings, *overlaps(seen.claims), *_shared(seen.pools)]
+    return [*seen.findings, *overlaps(seen.claims), *conflicts(seen.uppers), *_shared(seen.pools)]
 
 
 def _is_cni(name: str, raw: bytes) -> bool:
@@ -98,6 +101,7 @@ def _configuration(name: str, raw: bytes, linter: Linter, seen: _Seen) -> None:
     looked, configs = lint_objects.configuration(linter, subject, raw)
     seen.findings += looked.findings
     seen.claims += looked.claims
+    seen.uppers += looked.uppers
     seen.configs += ((subject, config) for config in configs)
     if looked.network:
         seen.names.add(looked.network.name)
@@ -173,6 +177,7 @@ def _network(subject: Subject, network: NetworkAttachmentDefinition, linter: Lin
     looked = lint_objects.definition(linter, subject, network)
     seen.findings += looked.findings
     seen.claims += looked.claims
+    seen.uppers += looked.uppers
     seen.networks[key] = None if _is_broken(looked) else network
     seen.names.add(network.name)
 
