@@ -21,6 +21,7 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -149,23 +150,42 @@ class State:
 
 def read_state(ns: Netns) -> State:
     """The present State of a namespace, by `ip -j` and /proc/sys."""
+    shown = ("addr show", "route show table all", "rule show", "neigh show nud permanent")
+    links, *v4 = _shown(ns, "-4", "link show", *shown)
+    v6 = _shown(ns, "-6", *shown)
+    addresses, routes, rules, neighbours = ((("-4", four), ("-6", six)) for four, six in zip(v4, v6, strict=True))
     return State(
-        links=_lines(_link_line(each) for each in ns.ip("link", "show")),
-        addresses=_lines(_address_lines(ns.ip("addr", "show"))),
+        links=_lines(_link_line(each) for each in links),
+        addresses=_lines(line for _, listed in addresses for line in _address_lines(listed)),
         routes=_lines(
-            _route_line(family, each)
-            for family in ("-4", "-6")
-            for each in ns.ip(family, "route", "show", "table", "all")
-            if _is_lasting_route(each)
+            _route_line(family, each) for family, listed in routes for each in listed if _is_lasting_route(each)
         ),
-        rules=_lines(f"{family} {_text(each)}" for family in ("-4", "-6") for each in ns.ip(family, "rule", "show")),
+        rules=_lines(f"{family} {_text(each)}" for family, listed in rules for each in listed),
         neighbours=_lines(
             f"{each['dst']} {each.get('dev')} {each.get('lladdr')}"
-            for each in ns.ip("neigh", "show", "nud", "permanent")
+            for _, listed in neighbours
+            for each in listed
             if not each["dst"].startswith("ff") and not each["dst"].startswith("224.")
         ),
-        sysctls=tuple(sorted(ns.run("sh", "-c", "grep . /proc/sys/net/ipv4/conf/*/rp_filter").stdout.split())),
+        sysctls=sysctls(ns, "ipv4/conf/*/rp_filter"),
     )
+
+
+def sysctls(ns: Netns, pattern: str) -> tuple[str, ...]:
+    """The settings below net/ that a pattern names, each as "/proc/sys/net/NAME:VALUE"."""
+    with ns.entered():
+        return tuple(sorted(f"{path}:{path.read_text().strip()}" for path in Path("/proc/sys/net").glob(pattern)))
+
+
+def _shown(ns: Netns, family: str, *commands: str) -> list[list[dict[str, Any]]]:
+    """What each of the `ip` commands lists, asked in one process."""
+    argv = ["ip", "-n", ns.name, "-j", "-d", family, "-batch", "-"]
+    done = subprocess.run(argv, input="\n".join(commands), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{ns.name}: {commands}: {done.stderr.strip()}")
+    listed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(listed) == len(commands), done.stdout
+    return [[each for each in some if each] for some in listed]
 
 
 def _lines(lines: Iterator[str]) -> tuple[str, ...]:

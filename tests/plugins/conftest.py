@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.conftest import sysctls
 
 from underlay.cni import request, versions
 from underlay.daemon.builtin import ALLOCATORS, PLUGINS
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.conftest import Netns, State
 
     from underlay.cni.result import Result
+    from underlay.delegate.report import Report
 
 Conf = dict[str, Any]
 CONTAINER = "c0ffee0123456789"
@@ -90,12 +92,12 @@ class Node:
 
     def add(
         self, pod: Netns | str, ifname: str, *chain: Conf, version: str = "1.0.0", container: str = CONTAINER,
-        args: str = "", runtime: Conf | None = None, deadline: float | None = None,
+        args: str = "", runtime: Conf | None = None, deadline: float | None = None, report: Report | None = None,
     ) -> Conf:  # fmt: skip
-        """ADD; the result as its version prints it."""
+        """ADD; the result as its version prints it. ``report`` may keep back what is done once it is answered."""
         sandbox = self._sandbox(pod, container, args)
         attachment = _attachment(ifname, chain, version, runtime)
-        with self.engine.session(sandbox, _origin(ifname), deadline or soon()) as session:
+        with self.engine.session(sandbox, _origin(ifname), deadline or soon(), report) as session:
             result = session.add(attachment)
         printed: Conf = json.loads(versions.encode(result, version))
         return printed
@@ -157,9 +159,9 @@ def _attachment(ifname: str, chain: tuple[Conf, ...], version: str, runtime: Con
     return Attachment(f"default/{ifname}", json.dumps(network).encode(), ifname, runtime=runtime or {})
 
 
-def ipv6_settings(ns: Netns) -> list[str]:
+def ipv6_settings(ns: Netns) -> tuple[str, ...]:
     """disable_ipv6 of every interface."""
-    return sorted(ns.run("sh", "-c", "grep . /proc/sys/net/ipv6/conf/*/disable_ipv6").stdout.split())
+    return sysctls(ns, "ipv6/conf/*/disable_ipv6")
 
 
 def setting(ns: Netns, path: str) -> str:
@@ -167,12 +169,17 @@ def setting(ns: Netns, path: str) -> str:
     return ns.run("cat", f"/proc/sys/net/{path}").stdout.strip()
 
 
+def make_engine(ledger: Ledger, log: Log) -> Engine:
+    """The engine as the daemon makes it, with its plugins."""
+    executor = Executor(log=log, environ={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    return Engine(ledger=ledger, executor=executor, plugins=PLUGINS, allocators=ALLOCATORS, log=log)
+
+
 @pytest.fixture
 def node(uplink: Netns, in_host: Netns, tmp_path: Path, snapshot: Callable[[Netns], State]) -> Iterator[Node]:
     log = Log()
     ledger = Ledger(str(tmp_path / "state" / "ledger.db"), log)
-    executor = Executor(log=log, environ={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
-    engine = Engine(ledger=ledger, executor=executor, plugins=PLUGINS, allocators=ALLOCATORS, log=log)
+    engine = make_engine(ledger, log)
     yield Node(engine, ledger, log, uplink, snapshot)
     engine.close()
 
