@@ -26,8 +26,9 @@ demo: packages-demo $(RUNTIME) $(SHIM) ## pods on the two networks of the underl
 
 test: packages-test lint $(SHIM) ## lint, then every test, on the real kernel in throw-away namespaces (as root)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests
+	@$(BIN)/python -m tests.vm
 
-test-vm: packages-test $(DEV) $(SHIM) ## the tests on real virtual functions alone, in a virtual machine (QEMU; not a part of test yet)
+test-vm: packages-test $(DEV) $(SHIM) ## of test the part on real virtual functions, in a virtual machine (QEMU, 10 minutes at most)
 	@$(BIN)/python -m tests.vm $(ARGUMENTS)
 
 lint: $(DEV) ## format, style, types, layers and budgets
