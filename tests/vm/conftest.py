@@ -1,7 +1,7 @@
-"""What lies in guest/ is run inside the machine alone: see __main__.py."""
+"""What lies in guest/ and kinds/ is run inside the machine alone: see __main__.py."""
 
 from __future__ import annotations
 
 import os
 
-collect_ignore = [] if "UNDERLAY_VM" in os.environ else ["guest"]
+collect_ignore = [] if "UNDERLAY_VM" in os.environ else ["guest", "kinds"]

@@ -18,11 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.conftest import Netns
-from tests.plugins.conftest import Log, Node, soon
+from tests.plugins.conftest import Log, Node, make_engine, soon
 
-from underlay.daemon.builtin import ALLOCATORS, PLUGINS
-from underlay.delegate.engine import Engine
-from underlay.delegate.exec import Executor
 from underlay.delegate.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -149,12 +146,6 @@ def overlay(pf: Pf, pod: Netns) -> Netns:
         "route add default via 169.254.1.1 dev eth0",
     )  # fmt: skip
     return pod
-
-
-def make_engine(ledger: Ledger, log: Log) -> Engine:
-    """The engine as the daemon makes it, with its plugins."""
-    executor = Executor(log=log, environ={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
-    return Engine(ledger=ledger, executor=executor, plugins=PLUGINS, allocators=ALLOCATORS, log=log)
 
 
 @pytest.fixture

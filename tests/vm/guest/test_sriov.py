@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.conftest import Netns
-from tests.crash import faults
 from tests.plugins.conftest import Conf, Node, addresses, meta
-from tests.vm.guest.conftest import DEVICES, LAN, NODE_ADDRESS, PF, Pf, Vf, make_engine, nic_of, wait_for
-
-from underlay.delegate.ledger import Ledger
-from underlay.delegate.reclaim import Reclaimer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.plugins.killing import outlive_kills
+from tests.vm.guest.conftest import DEVICES, LAN, NODE_ADDRESS, PF, Pf, Vf, nic_of, wait_for
 
 MAC = "02:00:00:00:07:05"
 
@@ -157,33 +148,8 @@ def test_fifty_rounds_change_nothing(node: Node, pf: Pf, pod: Netns) -> None:
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
 def test_nothing_is_left_whenever_the_process_is_killed(node: Node, pf: Pf, pod: Netns, verb: str) -> None:
-    before = pf.state()
     conf = sriov(pf.vfs[0], "172.18.7.5/16", vlan=30, mac=MAC, trust="on", mtu=1400)
-    for limit in itertools.count(1):
-        if verb == "DEL":
-            node.add(pod, "eth0", conf)
-        killed = killed_at(limit, node, (lambda n: n.add(pod, "eth0", conf)) if verb == "ADD" else
-                           (lambda n: n.delete(pod, "eth0")))  # fmt: skip
-        Reclaimer(node.engine).at_start()
-        assert node.delete(pod, "eth0") == [], limit
-        assert pf.state() == before, limit
-        assert pod.link("eth0") is None, limit
-        if not killed:
-            assert limit > 5
-            return
-
-
-def killed_at(limit: int, node: Node, work: Callable[[Node], object]) -> bool:
-    """Whether the work, in a process of its own, was killed after that many acts."""
-    child = os.fork()
-    if not child:
-        try:
-            faults.lay(faults.Fuse(limit, lambda: True))
-            own = replace(node, ledger=Ledger(node.ledger.path, node.log))
-            work(replace(own, engine=make_engine(own.ledger, node.log)))
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert outlive_kills(node, pod, verb, conf, pf.state) > 5
 
 
 def test_router_and_veth_repair_the_pods_way_to_its_node(node: Node, pf: Pf, overlay: Netns) -> None:
