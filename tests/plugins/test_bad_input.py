@@ -275,6 +275,23 @@ def test_ipvlan_takes_one_interface_of_the_plugin_before_it_for_its_parent(
     assert node.state(pod) == before
 
 
+@pytest.mark.parametrize(
+    ("conf", "module"), [({"type": "ipvlan"}, "ipvlan"), ({"type": "vlan", "vlanId": 100}, "8021q")]
+)
+def test_a_kind_of_link_that_the_kernel_lacks_is_told_with_its_module(
+    node: Node, pod: Netns, conf: Conf, module: str
+) -> None:
+    number = ["id", "100"] if "vlanId" in conf else []
+    tried = node.ns.run("ip", "link", "add", "try0", "link", "eth0", "type", conf["type"], *number, check=False)
+    if tried.returncode == 0:  # it has it: then the plugin works
+        node.ns.batch("link delete try0")
+        node.add(pod, "net1", macvlan(V4, **conf))
+        assert pod.link("net1")["linkinfo"]["info_kind"] == conf["type"]
+        return
+    error = node.refused(pod, "net1", macvlan(V4, **conf))
+    assert f"its module is {module} (modprobe {module})" in error.hint
+
+
 def test_a_runtimes_wrong_hardware_address_is_named_by_its_place(node: Node, pod: Netns) -> None:
     able = macvlan(capabilities={"mac": True})
     assert "runtimeConfig.mac" in refused(node, pod, able, runtime={"mac": "x"}).message
