@@ -28,7 +28,7 @@ test: packages-test lint $(SHIM) ## lint, then every test, on the real kernel in
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests
 	@$(BIN)/python -m tests.vm
 
-test-vm: packages-test $(DEV) $(SHIM) ## of test the part on real virtual functions, in a virtual machine (QEMU, 10 minutes at most)
+test-vm: packages-test $(DEV) $(SHIM) ## of test the part on real virtual functions, in a virtual machine (QEMU)
 	@$(BIN)/python -m tests.vm $(ARGUMENTS)
 
 lint: $(DEV) ## format, style, types, layers and budgets
