@@ -299,3 +299,19 @@ def test_two_pools_that_list_the_same_addresses_hand_each_out_once_on_two_nodes(
             shown.append(two.add(f"q{n}", ["b", "a"]).shown)
         assert len(set(shown)) == 40
         made.check()
+
+
+def test_an_address_that_is_used_outside_is_handed_over_to_nobody() -> None:
+    with world(a=["10.0.0.1-10.0.0.3"]) as made:
+        one, two = made.node("one"), made.node("two")
+        who = one.add("p")
+        pending = one.leases.take([made.catalogue.pools["a"]], who._replace(container_id="q"), made.time.now + 9)
+        one.leases.set_aside(pending, "02:00:00:00:00:01", 600.0)
+        made.time.sleep(5)
+        assert until(two, "r") not in (who.shown, pending.shown)
+        with pytest.raises(TryAgain):
+            two.add("s")
+        made.time.sleep(60)
+        assert all(pending.value not in block.wanted for block in made.api.truth.blocks.values())
+        made.time.sleep(600)
+        assert until(two, "s") == pending.shown

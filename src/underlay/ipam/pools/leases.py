@@ -99,7 +99,10 @@ class Leases:
         rested). Of addresses that the blocks own no longer, it stays so.
         """
         with self._lock:
-            skew = self._realtime_ns() - int(self._monotonic() * 1e9)
+            now = self._monotonic()
+            skew = self._realtime_ns() - int(now * 1e9)
+            for space in self._spaces.values():
+                space.end_aside(now)
             idle = {one: self._spaces[one.family].idle(one.value) for one in addresses}
         return {one: 0 if isinf(since) else int(since * 1e9) + skew for one, since in idle.items() if since is not None}
 

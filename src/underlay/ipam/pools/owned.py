@@ -93,14 +93,15 @@ class OwnedBlocks:
 
     def elsewhere(self, pools: Sequence[Pool], who: Lease, deadline: float) -> bool:
         """Have what is kept for ``who`` handed over. Raises TryAgain."""
+        own = self._own
         for keeper in keepers(who):
-            for address in self._own.view.reported(keeper, who.ifname):
+            with own.changed:
+                found = [(one, own.view.get(key_of(one)).owned.get(one.value))
+                         for one in own.view.reported(keeper, who.ifname)]  # fmt: skip
+            for address, owner in found:
                 fits = (pool for pool in pools if pool.family == address.family)
-                if any(intervals.holds(pool.ranges, address.value) for pool in fits):
-                    block = self._own.view.get(key_of(address))
-                    owner = block.owned.get(address.value)
-                    if owner != self._own.node:
-                        return self._summon(address, keeper, deadline)
+                if owner != own.node and any(intervals.holds(pool.ranges, address.value) for pool in fits):
+                    return self._summon(address, keeper, deadline)
         return False
 
     def spare(self, pool: Pool) -> int:
@@ -237,8 +238,9 @@ class OwnedBlocks:
         after = seek.wanting(block, values, Want(own.node, keeper))
         with own.turn(deadline):
             if not own.swap(block, after, deadline):
-                for value in values:
-                    self._asked.pop(Address(block.key.family, value), None)
+                with own.changed:
+                    for value in values:
+                        self._asked.pop(Address(block.key.family, value), None)
 
     def _summon(self, address: Address, keeper: str, deadline: float) -> bool:
         own, key, value = self._own, key_of(address), address.value

@@ -88,7 +88,7 @@ class Space(Generic[T]):
         if free is None:
             return None
         if self._aside:
-            self._end_aside(now)
+            self.end_aside(now)
         free.wake(now - self.rest)
         value = self._from_heap(free)
         if value is None:
@@ -129,6 +129,13 @@ class Space(Generic[T]):
     def set_aside(self, value: int, until: float) -> None:
         """Hand the address out to nobody before ``until``: somebody outside uses it."""
         self._aside[value] = until
+
+    def end_aside(self, now: float) -> None:
+        """What was set aside until then may be handed out."""
+        for value in [value for value, until in self._aside.items() if until <= now]:
+            del self._aside[value]
+            for free in self._free.values():
+                free.ready(value)
 
     def idle(self, value: int) -> float | None:
         """Since when the address rests, minus infinity for one that has; None where it is held or set aside."""
@@ -186,12 +193,6 @@ class Space(Generic[T]):
             if value not in self.taken and value not in self._aside and intervals.holds(free.ranges, value):
                 return value
         return None
-
-    def _end_aside(self, now: float) -> None:
-        for value in [value for value, until in self._aside.items() if until <= now]:
-            del self._aside[value]
-            for free in self._free.values():
-                free.ready(value)
 
 
 def _clusters(pools: Mapping[str, _Free]) -> Iterator[list[_Free]]:

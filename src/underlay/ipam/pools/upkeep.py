@@ -21,7 +21,7 @@ from underlay.ipam.pools.lease import HELD, KEPT
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from underlay.ipam.pools.block import Block, Key, Want
+    from underlay.ipam.pools.block import Block, Key
     from underlay.ipam.pools.lease import Lease
     from underlay.ipam.pools.leases import Leases
     from underlay.ipam.pools.objects import Pool
@@ -178,7 +178,12 @@ class Upkeep:
         reported = {value: lease for value, lease in block.leases.items() if value in leaving and lease.state == KEPT}
         kept = reported | {one.value: lease for one, lease in self._kept.items() if key_of(one) == block.key}
         here = {value: self._leases.at(Address(family, value)) for value in share.owned}
-        pending = [at for at, want in block.wanted.items() if at in here and _undecided(here[at], want)]
+        free = self._leases.free(Address(family, value) for value in share.owned)
+        pending = [
+            at
+            for at, want in block.wanted.items()
+            if Address(family, at) in free or ((one := here.get(at)) and one.keeper == want.keeper != "")
+        ]  # not to be refused: it is not withheld yet, or its keeper's own pod has yet to end
         after = seek.parting(block, leaving, self._own.node, pending, kept)
         return seek.reporting(after, {value: _told(lease) for value, lease in here.items()})
 
@@ -270,15 +275,15 @@ class Upkeep:
     def _end_superseded(self) -> None:
         """What is kept for somebody who has another address on another node by now."""
         own = self._own
-        for lease in self._leases.everything():
-            if lease.state == KEPT and own.view.reported(lease.keeper, lease.ifname):
-                others = (
-                    own.view.get(key_of(one)).leases.get(one.value)
-                    for one in own.view.reported(lease.keeper, lease.ifname)
-                    if one.family == lease.family and own.view.get(key_of(one)).owned.get(one.value) != own.node
-                )
-                if any(one is not None and one.state == HELD and one.since > lease.since for one in others):
-                    self._leases.drop([lease])
+        for lease in [one for one in self._leases.everything() if one.state == KEPT]:
+            with own.changed:
+                blocks = [(one, own.view.get(key_of(one))) for one in own.view.reported(lease.keeper, lease.ifname)]
+            others = [block.leases.get(at.value) for at, block in blocks if block.owned.get(at.value) != own.node]
+            if any(
+                one is not None and one.family == lease.family and one.state == HELD and one.since > lease.since
+                for one in others
+            ):
+                self._leases.drop([lease])
 
 
 class _Spare:
@@ -305,11 +310,6 @@ class _Spare:
 def _report_at(touched: tuple[float, float]) -> float:
     first, last = touched
     return min(last + GATHER_SECONDS, first + GATHER_MOST)
-
-
-def _undecided(lease: Lease | None, want: Want) -> bool:
-    """Not to be refused: the address is free and not withheld yet, or its keeper's own pod has yet to end."""
-    return lease is None or lease.keeper == want.keeper != ""
 
 
 def _told(lease: Lease | None) -> Lease | None:
