@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import node
+from bench import node, simulated
 from bench.figures import Figure, pairwise, report, say, spread
 from underlay.cni.address import Address
 from underlay.ipam.pools.journal import Journal
@@ -138,7 +138,7 @@ def timed(work: Callable[[], None]) -> float:
 def measure(rounds: int) -> list[Figure]:
     """All of them; the caller is in the bench's node already."""
     say("address pools")
-    return [*in_memory(), *shared_write(), *through_the_shim(rounds)]
+    return [*in_memory(), *shared_write(), *simulated.measure(), *through_the_shim(rounds)]
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def test_a_thousand_pods_made_again_elsewhere_get_all_of_1000_addresses(seed: in
 
         made.api.truth.writes.clear()
         work = {name: [partial(move, pod) for pod in after if after[pod] == name] for name in names}
-        assert made.on_all(20, work) <= 10
+        assert made.on_all(20, work) <= 6
         made.time.sleep(10)
         assert made.api.truth.writes.total() <= 600
         assert len(made.users) == 1000
@@ -122,11 +122,11 @@ def test_the_last_address_is_found_wherever_it_is(pods: list[int]) -> None:
             made.nodes["node-0"].add("one-too-many")
 
 
-def test_with_more_nodes_the_writes_grow_as_the_addresses_do_and_none_is_hot() -> None:
-    with world(1, a=["10.0.0.1-10.0.11.184"]) as made:
-        phases = life(made, 30, 100)
+def test_a_hundred_nodes_take_ten_times_as_many_writes_and_none_is_hot() -> None:
+    with world(1, a=["10.0.0.1-10.0.39.16"]) as made:
+        phases = life(made, 100, 100)
     assert max(phase.seconds for phase in phases) <= 5
-    assert max(phase.writes for phase in phases) <= 900
+    assert max(phase.writes for phase in phases) <= 3000
     assert max(phase.hottest for phase in phases) <= 0.05
 
 

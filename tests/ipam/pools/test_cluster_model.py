@@ -18,6 +18,7 @@ from underlay.ipam.pools.lease import HELD
 NODES = st.sampled_from(["one", "two", "three"])
 KEEPERS = st.sampled_from(["", "", "StatefulSet/default/db-0", "StatefulSet/default/db-1"])
 POOLS = st.sampled_from([["a"], ["b"], ["a", "b"], ["b", "a"]])
+CHANCES = st.sampled_from([0.0, 0.3])
 TOPS = st.integers(3, 24)
 
 
@@ -98,10 +99,10 @@ class Cluster(RuleBasedStateMachine):
             if lease.state == HELD:
                 node.leases.drop([lease])
 
-    @rule(lost=st.sampled_from([0.0, 0.3]), dropped=st.sampled_from([0.0, 0.3]), late=st.sampled_from([0.0, 0.3]))
-    def change_the_weather(self, lost: float, dropped: float, late: float) -> None:
+    @rule(lost=CHANCES, dropped=CHANCES, late=CHANCES, watch=st.sampled_from([0.005, 0.2, 3.0]))
+    def change_the_weather(self, lost: float, dropped: float, late: float, watch: float) -> None:
         weather = self.made.api.weather
-        weather.lost, weather.dropped, weather.late = lost, dropped, late
+        weather.lost, weather.dropped, weather.late, weather.watch = lost, dropped, late, watch
 
     @rule(away=st.booleans())
     def go_away_or_come_back(self, away: bool) -> None:

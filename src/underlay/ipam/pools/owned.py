@@ -1,12 +1,10 @@
 """Own more of a pool, while an ADD waits: one compare-and-swap for all that wait, or another node hands over.
 
-nothing left ─▶ free addresses known? ─yes─▶ swap ─▶ owned
-                          │ no                 └ 409: read, the next block
-                          ▼
-                reported free at others? ─▶ want them ─▶ wait for the hand-over ─▶ owned, or TryAgain
-                          │ no
-                          ▼
-                no address is left
+    free addresses are known     swap ─▶ owned             409: read it, take the next block
+    others report some free      want them, and wait       ─▶ owned │ refused: the next │ no answer: TryAgain
+    all are in use               NoAddressLeft             once what may just have been given back is reported too
+
+Of the pools of an ADD each is asked before any is waited for.
 """
 
 from __future__ import annotations
@@ -34,7 +32,8 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 5.0  # seconds that an ADD waits for other nodes, per pool
 _ANSWER: Final = 1.0  # a want that is not answered by then: others are asked too
-_REPORTED: Final = 3.5  # seconds after which what changed is known to have been reported
+GATHER_SECONDS: Final = 1.0  # leases that change are reported together after that
+_REPORTED: Final = GATHER_SECONDS + 0.5  # seconds after which what changed is known to have been reported
 _KEEPER_SECONDS: Final = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.3
 _REFUSED: Final = 10.0  # seconds that an address which was refused is not asked for again
@@ -51,7 +50,7 @@ class OwnedBlocks:
     """The :class:`~underlay.ipam.pools.shares.Blocks` of a node in a cluster. Thread-safe."""
 
     def __init__(self, ownership: Ownership, *, realtime_ns: Callable[[], int] = time.time_ns) -> None:
-        self.dirty: dict[Key, tuple[float, float]] = {}  # leases to be reported: touched first, and last
+        self.dirty: dict[Key, float] = {}  # where leases are to be reported, and when, monotonic
         self._own = ownership
         self._realtime_ns = realtime_ns
         self._waiting: Counter[str] = Counter()
@@ -112,14 +111,13 @@ class OwnedBlocks:
             return seek.supply(pool, own.view, own.node).free + sum(map(len, silent.values()))
 
     def touched(self, leases: Iterable[Lease]) -> None:
-        """To be reported: within seconds, at once where somebody may come for it on another node."""
+        """To be reported: soon, and at once where somebody may come for it on another node."""
         own, now = self._own, self._own.monotonic()
         with own.changed:
             idle = not self.dirty
             for lease in leases:
                 key = key_of(lease.address)
-                first = self.dirty.get(key, (now, now))[0]
-                self.dirty[key] = (float("-inf") if lease.keeper else first), now
+                self.dirty[key] = now if lease.keeper else self.dirty.get(key, now + GATHER_SECONDS)
                 idle = idle or bool(lease.keeper)
                 if own.view.get(key).wanted:
                     own.asked.add(key)

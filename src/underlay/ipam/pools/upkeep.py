@@ -1,10 +1,12 @@
 """What a node does about its addresses while no ADD waits: one thread, or a simulation, calls :meth:`Upkeep.step`.
 
-answer     others want what this node owns: it is theirs, or refused                      at once
-report     leases that have changed, into their blocks        a second after the last; kept ones at once
-warm       own more where few are left, as long as the pool has plenty                    every second
-give back  what has not been used for five minutes, but for the warm ones                 every ten seconds
-reclaim    what pods hold here and nobody owns: a block was deleted, a cluster joined     every ten seconds
+    answer     others want what this node owns: it is theirs, or refused                      at once
+    report     leases that have changed, into their blocks        a second later, kept ones at once
+    warm       own more where few are left, as long as the pool has plenty                    every second
+    give back  what has not been used for five minutes, but for the warm ones                 every ten seconds
+    reclaim    what pods hold here and nobody owns: a block was deleted, a cluster joined     every ten seconds
+
+An API that does not answer delays all of it, and no ADD.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 WARM: Final = 4  # free addresses that a node in use of a pool has at hand
 IDLE_SECONDS: Final = 300.0
-GATHER_SECONDS, GATHER_MOST = 1.0, 3.0
 _WARM_SECONDS, _SCAN_SECONDS, _FAULT_SECONDS = 1.0, 10.0, 0.2
 _TRIES: Final = 5
 _REQUEST: Final = 5.0
@@ -73,7 +74,7 @@ class Upkeep:
         """When the next step is, monotonic."""
         own = self._own
         with own.changed:
-            soonest = min([self._next_warm, self._next_scan, *map(_report_at, self._blocks.dirty.values())])
+            soonest = min([self._next_warm, self._next_scan, *self._blocks.dirty.values()])
             return max(own.away_until, self._not_before, float("-inf") if own.asked else soonest)
 
     def step(self, now: float) -> None:
@@ -85,12 +86,12 @@ class Upkeep:
         try:
             self._answer()
             self._report(now)
-            if now >= self._next_warm:
-                self._next_warm = now + _WARM_SECONDS
-                self._keep_warm()
             if now >= self._next_scan:
                 self._next_scan = now + _SCAN_SECONDS
                 self._scan(now)
+            if now >= self._next_warm:
+                self._next_warm = now + _WARM_SECONDS
+                self._keep_warm()
         except StoreUnreachable as error:
             self._note(f"the API server does not answer, addresses are handed out from what is owned: {error}")
         except StateUnwritable as error:
@@ -192,7 +193,7 @@ class Upkeep:
     def _report(self, now: float) -> None:
         own, dirty = self._own, self._blocks.dirty
         with own.changed:
-            ready = [(key, dirty.pop(key)) for key in [key for key, at in dirty.items() if _report_at(at) <= now]]
+            ready = [(key, dirty.pop(key)) for key in [key for key, at in dirty.items() if at <= now]]
         for n, (key, _) in enumerate(ready):
             try:
                 self._report_block(key)
@@ -305,11 +306,6 @@ class _Spare:
         for name in listing:
             self._left[name] -= 1
         return True
-
-
-def _report_at(touched: tuple[float, float]) -> float:
-    first, last = touched
-    return min(last + GATHER_SECONDS, first + GATHER_MOST)
 
 
 def _told(lease: Lease | None) -> Lease | None:
