@@ -96,6 +96,23 @@ def test_what_a_node_that_has_gone_kept_is_found_by_its_keeper_and_by_nobody_els
         assert two.add("c2", keeper=DB).shown == address
 
 
+def test_a_node_that_comes_back_forgets_what_it_kept_for_those_that_have_moved() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        address = one.add("c1", keeper=DB).shown
+        one.delete("c1")
+        made.time.sleep(1)
+        one.kill()
+        made.evict("one")
+        made.time.sleep(1)
+        assert two.add("c2", keeper=DB).shown == address
+        one.boot += 1
+        one.start()
+        made.time.sleep(15)
+        assert one.leases.taken() == []
+        made.check()
+
+
 def test_a_reservation_is_found_from_another_node() -> None:
     with world(a=SMALL) as made:
         one, two = made.node("one"), made.node("two")

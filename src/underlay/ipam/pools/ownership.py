@@ -14,6 +14,7 @@ It is tried until it is known to have gone. A file of an earlier boot is believe
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from contextlib import contextmanager
@@ -100,6 +101,7 @@ class Ownership:
         self._busy = False
         self._reconciled = False
         self._away_until, self._pause, self._away = 0.0, _FIRST_PAUSE, ""
+        self._chance = random.Random(node)  # noqa: S311 - spreads load, guards nothing
         self._shares = dict(_recalled(journal, boot))
         self._ranges: Mapping[int, Intervals] = {}
         self._recount()
@@ -226,7 +228,7 @@ class Ownership:
 
     def away(self, error: StoreUnreachable) -> None:
         """A request was not answered: the next ones wait."""
-        self._away, self._away_until = str(error), self.monotonic() + self._pause
+        self._away, self._away_until = str(error), self.monotonic() + self._pause * self._chance.uniform(0.5, 1.0)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
     def check_away(self) -> None:

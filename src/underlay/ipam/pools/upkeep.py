@@ -57,6 +57,7 @@ class Upkeep:
         self._used: dict[Address, float] = {}  # when what is owned was last seen in use, or first seen
         self._kept: dict[Address, Lease] = {}  # leaving, and for whom it was kept
         self._told: dict[Address, Lease | None] = {}  # the last report of what is owned, since the last scan
+        self._disputed: set[Address] = set()  # and logged
         self._fault = ""
         self._next_warm = self._next_scan = self._not_before = float("-inf")
 
@@ -267,7 +268,10 @@ class Upkeep:
             owner = own.view.get(key).owned.get(lease.value)
             if owner is None:
                 lost.setdefault(key, []).append(lease.value)
-            elif owner != own.node:
+            elif owner != own.node and lease.state == KEPT:  # its keeper has gone where the address went
+                self._leases.drop([lease])
+            elif owner != own.node and lease.address not in self._disputed:
+                self._disputed.add(lease.address)
                 self._log("error", "address in use here is owned by another node", address=lease.shown, owner=owner,
                           pod=lease.pod)  # fmt: skip
         for key, values in lost.items():
