@@ -5,6 +5,7 @@ python -m bench.simulated      these alone; needs neither root nor a network
 
 from __future__ import annotations
 
+import random
 from functools import partial
 
 from tests.ipam.pools.simulation import World, world
@@ -57,9 +58,40 @@ def cluster(nodes: int, last: str) -> list[Figure]:
     ]  # fmt: skip
 
 
+def elsewhere(nodes: int, last: str) -> Figure:
+    """Every pod made again, on whichever node chance puts it: some nodes get more than they had, and others fewer."""
+    chance, count = random.Random(1), nodes * PODS
+    with world(1, a=[f"10.0.0.1-{last}"]) as made:
+        names = [f"node-{n}" for n in range(nodes)]
+        for name in names:
+            made.node(name)
+        before = {f"pod-{n}": names[n % nodes] for n in range(count)}
+        after = {pod: chance.choice(names) for pod in chance.sample(sorted(before), count)}
+
+        def make(pod: str) -> None:
+            made.nodes[before[pod]].add(pod)
+
+        def make_again(pod: str) -> None:
+            made.nodes[before[pod]].delete(pod)
+            made.nodes[after[pod]].add(f"{pod}-again")
+
+        made.on_all(20, {name: [partial(make, pod) for pod in before if before[pod] == name] for name in names})
+        made.time.sleep(5)
+        made.api.truth.writes.clear()
+        seconds = made.on_all(
+            20, {name: [partial(make_again, pod) for pod in after if after[pod] == name] for name in names}
+        )
+        made.time.sleep(10)
+        assert len(made.users) == count
+        writes = made.api.truth.writes.total() / count
+    return Figure(
+        "- made again on other nodes, by chance", "", f"{seconds:.2f} s, {writes:.2f} writes an address", None
+    )
+
+
 def measure() -> list[Figure]:
     """All of them."""
-    return [*cluster(10, "10.0.3.232"), *cluster(100, "10.0.39.16")]
+    return [*cluster(10, "10.0.3.232"), elsewhere(10, "10.0.3.232"), *cluster(100, "10.0.39.16")]
 
 
 if __name__ == "__main__":
