@@ -8,6 +8,7 @@ import pytest
 from tests.ipam.pools.simulation import world
 
 from underlay.errors import NoAddressLeft, TryAgain
+from underlay.ipam.pools.block import key_of
 from underlay.ipam.pools.lease import KEPT, RESERVED
 
 if TYPE_CHECKING:
@@ -221,6 +222,24 @@ def test_a_node_killed_while_it_gives_up_does_not_hand_out_again_what_may_be_gon
             one.add("s", seconds=1.0)
         made.time.sleep(10)
         assert [lease.shown for lease in two.leases.everything()] == [address]
+        made.check()
+
+
+def test_what_a_pod_holds_after_all_is_not_given_up_when_its_turn_comes() -> None:
+    """The attachments' ledger may know better than the file of the pools, which was lost."""
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        first, second = one.add("p"), one.add("q")
+        one.delete("q")
+        made.time.sleep(5)
+        one.ownership.withhold(key_of(second.address), [second.value])
+        one.leases.restore([second])
+        made.live(one, second)
+        made.time.sleep(30)
+        with pytest.raises(NoAddressLeft):
+            two.add("r")
+        one.delete("q")
+        assert until(two, "r") == second.shown != first.shown
         made.check()
 
 

@@ -174,9 +174,9 @@ class Upkeep:
                 del self._kept[address]
 
     def _parted(self, block: Block, share: Share) -> Block:
-        family, now = block.key.family, self._realtime_ns()
+        family = block.key.family
         rested = self._leases.free(Address(family, value) for value in share.leaving)
-        leaving = {value: rested.get(Address(family, value), now) for value in sorted(share.leaving)}
+        leaving = {one.value: at for one, at in sorted(rested.items())}  # and what somebody holds after all stays
         reported = {value: lease for value, lease in block.leases.items() if value in leaving and lease.state == KEPT}
         kept = reported | {one.value: lease for one, lease in self._kept.items() if key_of(one) == block.key}
         here = {value: self._leases.at(Address(family, value)) for value in share.owned}
