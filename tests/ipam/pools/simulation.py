@@ -52,14 +52,16 @@ class Api:
         self.time = time
         self.truth = Truth()
         self.weather = Weather()
+        self.cut_off: set[str] = set()  # nodes that cannot reach it
         self.chance = random.Random(seed)
 
 
 class SlowStore:
     """One process's way to it; ``alive`` until the process is killed."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, node: str) -> None:
         self._api = api
+        self._node = node
         self._known: dict[Key, Block] = {}
         self._told: list[Callable[[Block], None]] = []
         self._watching = False
@@ -86,7 +88,7 @@ class SlowStore:
 
     def _request(self, act: Callable[[], Any]) -> Any:
         time, weather, chance = self._api.time, self._api.weather, self._api.chance
-        if weather.away:
+        if self._is_away():
             self._sleep(0.001)
             raise StoreUnreachable("connection refused")
         self._sleep(weather.latency / 2)
@@ -111,6 +113,9 @@ class SlowStore:
             raise error
         return answer
 
+    def _is_away(self) -> bool:
+        return self._api.weather.away or self._node in self._api.cut_off
+
     def _sleep(self, seconds: float) -> None:
         self._api.time.sleep(seconds)
         if not self.alive:
@@ -124,7 +129,7 @@ class SlowStore:
         def deliver() -> None:
             if not self.alive:
                 return
-            if self._api.weather.away:
+            if self._is_away():
                 time.at(time.now + 0.1, deliver)
                 return
             if not self._watching:
@@ -175,7 +180,7 @@ class SimNode:
     def start(self, patience: float = 1.0) -> None:
         """The next process. It goes on with what the file says where the API does not answer within ``patience``."""
         time = self.world.time
-        self.store = store = SlowStore(self.world.api)
+        self.store = store = SlowStore(self.world.api, self.name)
         self.ownership = Ownership(
             store, self.journal, self.name, log=self.log, boot=f"boot-{self.boot}", monotonic=time.monotonic,
             condition=lambda: _Mortal(time, store),

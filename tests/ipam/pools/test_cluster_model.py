@@ -108,6 +108,10 @@ class Cluster(RuleBasedStateMachine):
     def go_away_or_come_back(self, away: bool) -> None:
         self.made.api.weather.away = away
 
+    @rule(name=NODES, cut=st.booleans())
+    def cut_off_or_join(self, name: str, cut: bool) -> None:
+        (self.made.api.cut_off.add if cut else self.made.api.cut_off.discard)(name)
+
     @rule(seconds=st.sampled_from([0.0, 0.5, 5.0, 40.0, 400.0]), jump=st.sampled_from([0.0, 0.0, 1e6, -1e6]))
     def wait(self, seconds: float, jump: float) -> None:
         self.made.time.set_by += jump
@@ -138,6 +142,7 @@ class Cluster(RuleBasedStateMachine):
     def teardown(self) -> None:
         made = self.made
         made.api.weather.__init__()  # type: ignore[misc]
+        made.api.cut_off.clear()
         made.define("a", ["10.0.0.1-10.0.0.20"])
         for container, (name, _) in self.pods.items():
             made.nodes[name].delete(container)
