@@ -176,23 +176,32 @@ def test_no_answer_is_not_the_end(fate: str) -> None:
 
 
 def test_what_was_given_up_without_an_answer_is_handed_out_by_nobody_until_that_is_known() -> None:
-    """The write may still be carried out, and the next owner be somebody else."""
+    """A read says that it is owned still; and then the write is carried out."""
     with world(a=["10.0.0.1-10.0.0.2"]) as made:
-        one, two = made.node("one"), made.node("two")
+        one, two, weather = made.node("one"), made.node("two"), made.api.weather
         address = one.add("p").shown
         one.add("q")
         made.time.sleep(5)
         one.delete("p")
         made.time.sleep(2)
-        made.api.weather.late = 1.0
-        with pytest.raises(TryAgain):
-            two.add("r", seconds=0.5)  # its want arrives a second later
-        made.time.sleep(1.1)
-        with pytest.raises((NoAddressLeft, TryAgain)):
-            one.add("s", seconds=0.1)  # it is on its way to the other
-        made.api.weather.late = 0.0
+        swaps: list[float] = []
+
+        def wanted(block: Block) -> None:
+            if block.wanted and not swaps:
+                swaps.append(made.time.now)
+                made.time.at(made.time.now + 0.008, lambda: setattr(weather, "late", 1.0))
+                made.time.at(made.time.now + 0.012, lambda: setattr(weather, "late", 0.0))
+
+        made.api.truth.watches.append(wanted)
+        made.time.start(lambda: until(two, "r"))
+        while not swaps:
+            made.time.sleep(0.001)
+        for _ in range(4):
+            made.time.sleep(0.02)
+            with pytest.raises((NoAddressLeft, TryAgain)):
+                one.add("s", seconds=0.001)
         made.time.sleep(5)
-        assert until(two, "r") == address
+        assert [lease.shown for lease in two.leases.everything()] == [address]
         made.check()
 
 
