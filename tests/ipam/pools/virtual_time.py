@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-threading.stack_size(512 * 1024)  # hundreds of nodes with twenty threads each
+_STACK = 512 * 1024  # a hundred nodes have twenty threads each
 
 
 class Task:
@@ -41,7 +41,9 @@ class VirtualTime:
     def start(self, run: Callable[[], object]) -> Task:
         """A thread that has its turn as soon as this one waits."""
         task = Task(run)
+        usual = threading.stack_size(_STACK)
         threading.Thread(target=self._body, args=(task,), daemon=True).start()
+        threading.stack_size(usual)
         self._alarm(self.now, task, task.turn)
         return task
 
