@@ -20,6 +20,9 @@ Object = dict[str, Any]
 PODS = "pods"
 NETWORKS = "network-attachment-definitions"
 EVENTS = "events"
+LEASES = "leases"
+POOLS, RESERVED, SUBNETS = "spiderippools", "spiderreservedips", "spidersubnets"
+BLOCKS = "underlayipblocks"
 
 API_VERSION = {
     PODS: ("v1", "Pod"),
@@ -27,8 +30,17 @@ API_VERSION = {
     "namespaces": ("v1", "Namespace"),
     "nodes": ("v1", "Node"),
     NETWORKS: ("k8s.cni.cncf.io/v1", "NetworkAttachmentDefinition"),
+    LEASES: ("coordination.k8s.io/v1", "Lease"),
+    POOLS: ("spiderpool.spidernet.io/v2beta1", "SpiderIPPool"),
+    RESERVED: ("spiderpool.spidernet.io/v2beta1", "SpiderReservedIP"),
+    SUBNETS: ("spiderpool.spidernet.io/v2beta1", "SpiderSubnet"),
+    BLOCKS: ("underlay.io/v1alpha1", "UnderlayIPBlock"),
+    "statefulsets": ("apps/v1", "StatefulSet"),
+    "virtualmachines": ("kubevirt.io/v1", "VirtualMachine"),
+    "virtualmachineinstances": ("kubevirt.io/v1", "VirtualMachineInstance"),
+    "ipamclaims": ("k8s.cni.cncf.io/v1alpha1", "IPAMClaim"),
 }
-CLUSTER_SCOPED = {"namespaces", "nodes"}
+CLUSTER_SCOPED = {"namespaces", "nodes", POOLS, RESERVED, SUBNETS, BLOCKS}
 
 
 class Refused(Exception):
@@ -143,6 +155,8 @@ class Objects:
 
     def create(self, resource: str, wanted: Object) -> Object:
         meta = wanted.setdefault("metadata", {})
+        if meta.get("resourceVersion"):
+            raise Refused(400, "BadRequest", "resourceVersion should not be set on objects to be created")
         if not meta.get("name"):
             meta["name"] = f"{meta.get('generateName', '')}{next(self._tokens):05}"
         with self.changed:
@@ -150,20 +164,28 @@ class Objects:
                 raise Refused(409, "AlreadyExists", f'{resource} "{meta["name"]}" already exists')
             return self._store(resource, wanted, None)
 
+    def update(self, resource: str, namespace: str, name: str, wanted: Object) -> Object:
+        """Replace an object. Its metadata.resourceVersion must be the current one where it is given; identity and time
+        of making stay.
+        """
+        with self.changed:
+            old = self._existing(resource, namespace, name)
+            meta = wanted.setdefault("metadata", {})
+            _precondition(resource, name, meta, old)
+            if meta.get("name") != name:
+                raise Refused(400, "BadRequest", f"the name of the object ({meta.get('name')}) is not that of the URL")
+            for key in ("uid", "creationTimestamp"):
+                meta[key] = old["metadata"][key]
+            return self._store(resource, wanted, old)
+
     def patch(self, resource: str, namespace: str, name: str, patch: Object, subresource: str) -> Object:
         """Apply a merge patch. metadata.uid and resourceVersion in it are preconditions: 409 where they differ.
 
         Through ``status`` only metadata and status change, as the pod's status strategy has it.
         """
         with self.changed:
-            old = self._all(resource).get((namespace, name))
-            if old is None:
-                raise Refused(404, "NotFound", f'{resource} "{name}" not found')
-            for key, shown in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-                asked, has = patch.get("metadata", {}).get(key), old["metadata"][key]
-                if asked is not None and asked != has:
-                    words = f"Precondition failed: {shown} in precondition: {asked}, {shown} in object meta: {has}"
-                    raise Refused(409, "Conflict", f'Operation cannot be fulfilled on {resource} "{name}": {words}')
+            old = self._existing(resource, namespace, name)
+            _precondition(resource, name, patch.get("metadata", {}), old)
             if subresource:
                 patch = {key: value for key, value in patch.items() if key in ("metadata", subresource)}
             new = merged(old, patch)
@@ -174,6 +196,12 @@ class Objects:
 
     def _all(self, resource: str) -> dict[tuple[str, str], Object]:
         return self._kept.setdefault(resource, {})
+
+    def _existing(self, resource: str, namespace: str, name: str) -> Object:
+        found = self._all(resource).get((namespace, name))
+        if found is None:
+            raise Refused(404, "NotFound", f'{resource} "{name}" not found')
+        return found
 
     def _store(self, resource: str, new: Object, old: Object | None) -> Object:
         meta = new["metadata"]
@@ -191,6 +219,15 @@ class Objects:
         while len(self._changes) > self.history:
             self._lost = self._changes.popleft().version
         self.changed.notify_all()
+
+
+def _precondition(resource: str, name: str, meta: Object, old: Object) -> None:
+    """409 where the UID or the resourceVersion that a writer names is not the object's."""
+    for key, shown in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        asked, has = meta.get(key), old["metadata"][key]
+        if asked is not None and asked != has:
+            words = f"Precondition failed: {shown} in precondition: {asked}, {shown} in object meta: {has}"
+            raise Refused(409, "Conflict", f'Operation cannot be fulfilled on {resource} "{name}": {words}')
 
 
 def merged(target: Any, patch: Any) -> Any:

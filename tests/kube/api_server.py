@@ -8,7 +8,7 @@
     server.requests                                        what was asked, in order: verb, resource, name, user, …
     server.kubeconfig(path)                                writes a kubeconfig that leads here
 
-It lists with paging, watches with bookmarks and field selectors, gets, creates (events), and merge-patches, the
+It lists with paging, watches with bookmarks and field selectors, gets, creates, replaces, and merge-patches, the
 ``status`` subresource too, with metadata.uid and resourceVersion as preconditions; it serves PartialObjectMetadata
 where Accept asks for it. A daemon in another network namespace reaches it where ``listen`` makes the socket in there:
 
@@ -17,7 +17,8 @@ where Accept asks for it. A daemon in another network namespace reaches it where
             return socket.create_server((host, port))
 
 ``authority`` makes it speak HTTPS and take client certificates; ``tokens`` maps bearer tokens to user names, None lets
-everybody in; ``forbidden`` holds (verb, resource) refused by 403. What it keeps: :mod:`tests.kube.api_objects`.
+everybody in; ``forbidden`` holds (verb, resource) refused by 403, ``unserved`` resources whose definition is not
+there. What it keeps: :mod:`tests.kube.api_objects`.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class ApiServer:
     objects: Objects = field(default_factory=Objects)
     faults: list[Fault] = field(default_factory=list)
     forbidden: set[tuple[str, str]] = field(default_factory=set)
+    unserved: set[str] = field(default_factory=set)
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -288,7 +290,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._fault = self._api.fault(request)
         self._misfortune()
         answer = _ANSWERS.get(request.verb)
-        if answer is None or request.resource.partition("/")[0] not in API_VERSION:
+        resource = request.resource.partition("/")[0]
+        if answer is None or resource not in API_VERSION or resource in self._api.unserved:
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         answer(self, request)
 
@@ -319,7 +322,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self, request: Request) -> None:
         wanted = json.loads(request.body)
-        wanted.setdefault("metadata", {}).setdefault("namespace", request.namespace)
+        if request.namespace:
+            wanted.setdefault("metadata", {}).setdefault("namespace", request.namespace)
         self._json(201, self._api.objects.create(request.resource, wanted))
 
     def patch(self, request: Request) -> None:
@@ -328,6 +332,10 @@ class _Handler(BaseHTTPRequestHandler):
         resource, _, subresource = request.resource.partition("/")
         patch = json.loads(request.body)
         self._json(200, self._api.objects.patch(resource, request.namespace, request.name, patch, subresource))
+
+    def update(self, request: Request) -> None:
+        wanted = json.loads(request.body)
+        self._json(200, self._api.objects.update(request.resource, request.namespace, request.name, wanted))
 
     def watch(self, request: Request) -> None:
         objects, query, chosen = self._api.objects, request.query, _chosen(request)
@@ -426,7 +434,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 _ANSWERS: dict[str, Callable[[_Handler, Request], None]] = {
     "list": _Handler.list, "watch": _Handler.watch, "get": _Handler.get,
-    "create": _Handler.create, "patch": _Handler.patch,
+    "create": _Handler.create, "update": _Handler.update, "patch": _Handler.patch,
 }  # fmt: skip
 
 

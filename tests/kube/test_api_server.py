@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from tests.kube.api_objects import BLOCKS
 from tests.kube.api_server import EVENTS, NETWORKS, PODS, ApiServer, Fault, network, pod
 from tests.kube.authority import Authority
 
@@ -98,6 +99,33 @@ def test_an_object_is_created_once(server):
     ask(server, path, method="POST", body={"metadata": {"name": "e"}})
     assert refusal(server, path, method="POST", body={"metadata": {"name": "e"}})[:2] == (409, "AlreadyExists")
     assert len(server.objects.all(EVENTS)) == 1
+
+
+BLOCK = "/apis/underlay.io/v1alpha1/underlayipblocks"
+
+
+def test_a_replacement_of_another_version_is_a_conflict(server):
+    made = ask(server, BLOCK, method="POST", body={"metadata": {"name": "b"}, "spec": {"a": 1, "b": 1}})
+    assert "namespace" not in made["metadata"]
+    replaced = ask(server, f"{BLOCK}/b", method="PUT", body={**made, "spec": {"a": 2}})
+    assert (replaced["spec"], replaced["metadata"]["uid"]) == ({"a": 2}, made["metadata"]["uid"])
+    assert refusal(server, f"{BLOCK}/b", method="PUT", body=made)[:2] == (409, "Conflict")
+    assert refusal(server, BLOCK, method="POST", body=made)[:2] == (400, "BadRequest")
+    assert refusal(server, f"{BLOCK}/c", method="PUT", body={"metadata": {"name": "c"}})[:2] == (404, "NotFound")
+
+
+def test_a_patch_of_another_version_is_a_conflict_and_one_that_names_none_is_not(server):
+    made = server.put(BLOCKS, {"metadata": {"name": "b"}, "spec": {"a": {"x": 1}, "b": 1}})
+    version = made["metadata"]["resourceVersion"]
+    first = {"metadata": {"resourceVersion": version}, "spec": {"a": {"y": 2}, "b": None}}
+    assert ask(server, f"{BLOCK}/b", method="PATCH", body=first)["spec"] == {"a": {"x": 1, "y": 2}}
+    assert refusal(server, f"{BLOCK}/b", method="PATCH", body=first)[:2] == (409, "Conflict")
+    assert ask(server, f"{BLOCK}/b", method="PATCH", body={"spec": {"b": 3}})["spec"]["b"] == 3
+
+
+def test_what_is_not_served_is_not_found(server):
+    server.unserved.add(BLOCKS)
+    assert refusal(server, BLOCK)[:2] == (404, "NotFound")
 
 
 def test_metadata_alone_is_served_where_it_is_asked_for(server):

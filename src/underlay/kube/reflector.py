@@ -12,15 +12,18 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Generic, Protocol
 
 from underlay.kube.backoff import Backoff
 from underlay.kube.faults import Refused, Unreachable
-from underlay.kube.resources import Entry, Resource, Value
+from underlay.kube.resources import Entry, Value
 
 if TYPE_CHECKING:
-    from underlay.kube.cache import Cache
+    from collections.abc import Sequence
+
+    from underlay.kube.cache import State
     from underlay.kube.client import Client, Watch
+    from underlay.kube.resources import Key
     from underlay.kube.source import Log
 
 _LONGEST_END = 5.0  # seconds; a thread that is about to connect ends with the process
@@ -46,15 +49,63 @@ class Timing:
     most: float = 15.0
 
 
+class Listed(Protocol[Value]):
+    """What a reflector asks for: a resource."""
+
+    @property
+    def plural(self) -> str:
+        """Its name in paths."""
+
+    @property
+    def accept(self) -> str:
+        """The media types of objects, best first."""
+
+    @property
+    def accept_list(self) -> str:
+        """The same of pages."""
+
+    def list_target(self, *, limit: int, version: str | None, more: str) -> str:
+        """Path and query of a page; ``version`` "0": whatever the server has at hand, None: the newest."""
+
+    def watch_target(self, *, version: str, seconds: int) -> str:
+        """Path and query of a watch from ``version`` on, that the server ends after ``seconds``."""
+
+    def page(self, raw: bytes) -> tuple[list[Entry[Value]], str, str]:
+        """The objects of a page, its resourceVersion, and the token of the next page, "" at the last."""
+
+    def happening(self, line: bytes) -> tuple[str, Entry[Value]]:
+        """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and its object. Raises Refused for ERROR."""
+
+
+class Told(Protocol[Value]):
+    """What a reflector keeps up to date, from its one thread."""
+
+    cause: str
+
+    @property
+    def state(self) -> State:
+        """What :meth:`becomes` said last."""
+
+    def replace(self, entries: Sequence[Entry[Value]]) -> None:
+        """Everything, as listed."""
+
+    def put(self, entry: Entry[Value]) -> None:
+        """An object that is new or has changed."""
+
+    def remove(self, key: Key) -> None:
+        """An object that exists no more."""
+
+    def becomes(self, state: State, cause: str = "") -> None:
+        """Another state; ``cause`` says why it is away."""
+
+
 class Reflector(Generic[Value]):
     """The thread of one resource."""
 
-    def __init__(
-        self, client: Client, resource: Resource[Value], cache: Cache[Value], log: Log, timing: Timing
-    ) -> None:
+    def __init__(self, client: Client, resource: Listed[Value], cache: Told[Value], log: Log, timing: Timing) -> None:
         self._client = client
-        self._resource: Resource[Value] = resource
-        self._cache: Cache[Value] = cache
+        self._resource: Listed[Value] = resource
+        self._cache: Told[Value] = cache
         self._log = log
         self._timing = timing
         self._backoff = Backoff(timing.first, timing.most)

@@ -1,13 +1,15 @@
 """The resources that are watched: how they are asked for, and from the API's JSON straight to the trimmed values.
 
 msgspec decodes only the fields named here, so that a page of pods of 10 kB each never becomes a tree of dicts. Of pods
-the metadata alone is asked for (PartialObjectMetadata; Kubernetes API concepts, "Retrieving partial metadata").
+the metadata alone is asked for (PartialObjectMetadata; Kubernetes API concepts, "Retrieving partial metadata"). What
+other modules watch has a shape of their own: a Struct whose ``metadata`` is a :class:`Metadata`, or has its fields.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -18,9 +20,22 @@ from underlay.kube.faults import Refused, Unreachable
 from underlay.kube.objects import NetworkAttachmentDefinition, Pod
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
-Value = TypeVar("Value", Pod, NetworkAttachmentDefinition)
+
+class Named(Protocol):
+    """What can be watched: a value with the names that it is found by, ``namespace`` "" for one that has none."""
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+Value = TypeVar("Value", bound=Named)
 Key = tuple[str, str]
 
 _READ: Final = ("k8s.v1.cni.cncf.io/", "v1.multus-cni.io/", "kubernetes.io/config.", "ipam.spidernet.io/")
@@ -28,7 +43,7 @@ _WRITTEN: Final = "k8s.v1.cni.cncf.io/network-status"  # by ourselves, and as lo
 _PARTIAL: Final = "application/json;as={};g=meta.k8s.io;v=v1,application/json"
 JSON: Final = "application/json"
 PARTIAL_OBJECT: Final = _PARTIAL.format("PartialObjectMetadata")
-_PARTIAL_LIST: Final = _PARTIAL.format("PartialObjectMetadataList")
+PARTIAL_LIST: Final = _PARTIAL.format("PartialObjectMetadataList")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +67,14 @@ class _Owner(msgspec.Struct):
     controller: bool | None = None
 
 
-class _Metadata(msgspec.Struct, rename="camel"):
+class Metadata(msgspec.Struct, rename="camel"):
+    """What is read of an object's metadata."""
+
     name: str = ""
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    deletion_timestamp: str | None = None
     annotations: dict[str, str] | None = None
     labels: dict[str, str] | None = None
     owner_references: list[_Owner] | None = None
@@ -67,8 +85,17 @@ class _Spec(msgspec.Struct):
 
 
 class _Item(msgspec.Struct):
-    metadata: _Metadata
+    metadata: Metadata
     spec: _Spec | None = None
+
+
+class Bare(msgspec.Struct):
+    """An object of which the metadata alone is read."""
+
+    metadata: Metadata
+
+
+Shape = TypeVar("Shape")
 
 
 class _ListMetadata(msgspec.Struct, rename="camel"):
@@ -76,9 +103,9 @@ class _ListMetadata(msgspec.Struct, rename="camel"):
     more: str = msgspec.field(default="", name="continue")
 
 
-class _Page(msgspec.Struct):
+class _Page(msgspec.Struct, Generic[Shape]):
     metadata: _ListMetadata
-    items: list[_Item] | None = None
+    items: list[Shape] | None = None
 
 
 class _Happening(msgspec.Struct):
@@ -92,23 +119,24 @@ class _Status(msgspec.Struct):
     message: str = ""
 
 
-_PAGE: Final = msgspec.json.Decoder(_Page)
-_ITEM: Final = msgspec.json.Decoder(_Item)
 _HAPPENING: Final = msgspec.json.Decoder(_Happening)
 _STATUS: Final = msgspec.json.Decoder(_Status)
 
 
 @dataclass(frozen=True, slots=True)
 class Resource(Generic[Value]):
-    """A resource of the API. ``kind`` is what messages call an object of it."""
+    """A resource of the API. ``kind`` is what messages call an object of it; ``shape`` is what its objects are decoded
+    as, and ``make`` makes the value of that.
+    """
 
     kind: str
     plural: str
     path: str
-    make: Callable[[_Item], Value]
+    make: Callable[[Any], Value]
     accept_list: str = JSON
     accept: str = JSON
     selector: str = ""
+    shape: Any = _Item
 
     def list_target(self, *, limit: int, version: str | None, more: str) -> str:
         """Path and query of a page; ``version`` "0": whatever the server has at hand, None: the newest."""
@@ -128,18 +156,19 @@ class Resource(Generic[Value]):
         return f"{self.path}/{self.plural}?{urlencode(query)}"
 
     def target(self, namespace: str, name: str) -> str:
-        """Path of one object."""
-        return f"{self.path}/namespaces/{quote(namespace, safe='')}/{self.plural}/{quote(name, safe='')}"
+        """Path of one object; ``namespace`` is "" for what has none."""
+        within = f"namespaces/{quote(namespace, safe='')}/" if namespace else ""
+        return f"{self.path}/{within}{self.plural}/{quote(name, safe='')}"
 
     def page(self, raw: bytes) -> tuple[list[Entry[Value]], str, str]:
         """The objects of a page, its resourceVersion, and the token of the next page, "" at the last."""
-        page = _decoded(_PAGE, raw)
+        page = _decoded(_pages(self.shape), raw)
         entries = [self._entry(item) for item in page.items or ()]
         return entries, page.metadata.resource_version, page.metadata.more
 
     def entry(self, raw: bytes) -> Entry[Value]:
         """One object."""
-        return self._entry(_decoded(_ITEM, raw))
+        return self._entry(_decoded(_items(self.shape), raw))
 
     def happening(self, line: bytes) -> tuple[str, Entry[Value]]:
         """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and its object. Raises Refused for ERROR."""
@@ -147,9 +176,9 @@ class Resource(Generic[Value]):
         if found.type == "ERROR":
             status = _decoded(_STATUS, found.object)
             raise Refused(status.code, status.reason, status.message)
-        return found.type, self._entry(_decoded(_ITEM, found.object))
+        return found.type, self._entry(_decoded(_items(self.shape), found.object))
 
-    def _entry(self, item: _Item) -> Entry[Value]:
+    def _entry(self, item: Any) -> Entry[Value]:
         return Entry(item.metadata.uid, item.metadata.resource_version, self.make(item))
 
     def _selected(self) -> dict[str, str]:
@@ -158,7 +187,7 @@ class Resource(Generic[Value]):
 
 def pods(node: str) -> Resource[Pod]:
     """The pods of one node."""
-    return Resource("pod", "pods", "/api/v1", _pod, _PARTIAL_LIST, PARTIAL_OBJECT, f"spec.nodeName={node}")
+    return Resource("pod", "pods", "/api/v1", _pod, PARTIAL_LIST, PARTIAL_OBJECT, f"spec.nodeName={node}")
 
 
 def networks() -> Resource[NetworkAttachmentDefinition]:
@@ -210,10 +239,17 @@ def _trimmed(annotations: Mapping[str, str] | None) -> dict[str, str]:
     return {key: value for key, value in annotations.items() if key.startswith(_READ) and key != _WRITTEN}
 
 
-_Shape = TypeVar("_Shape")
+@cache
+def _pages(shape: Hashable) -> msgspec.json.Decoder[_Page[Any]]:
+    return msgspec.json.Decoder(_Page[shape])  # type: ignore[valid-type]
 
 
-def _decoded(decoder: msgspec.json.Decoder[_Shape], raw: bytes | msgspec.Raw) -> _Shape:
+@cache
+def _items(shape: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(shape)
+
+
+def _decoded(decoder: msgspec.json.Decoder[Shape], raw: bytes | msgspec.Raw) -> Shape:
     try:
         return decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
