@@ -12,21 +12,19 @@ Budget: a look-up 2 us; a status into the outbox 80 us, an Event 150 us, most of
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from underlay import __version__
-from underlay.errors import DeadlineExceeded, NotAvailable, TryAgain
+from underlay.errors import NotAvailable, TryAgain
 from underlay.kube import objects, resources
 from underlay.kube.cache import Cache
 from underlay.kube.client import Client
-from underlay.kube.faults import Refused, Unreachable
 from underlay.kube.kept import Kept
 from underlay.kube.outbox import Outbox, StatusWrite
 from underlay.kube.publisher import Publisher
+from underlay.kube.questions import AWAY_HINT, Questions
 from underlay.kube.recorder import Recorder
 from underlay.kube.reflector import Reflector, Timing
 
@@ -36,20 +34,10 @@ if TYPE_CHECKING:
 
     from underlay.kube.access import Access
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
-    from underlay.kube.resources import Entry, Key, Resource
+    from underlay.kube.resources import Entry, Key
     from underlay.kube.source import EventType, Log
 
-_AWAY_HINT = "See why this node does not reach the API server; the runtime retries by itself."
 _MIRROR_HINT = "The kubelet makes the mirror of a static pod as soon as the API server lets it; the runtime retries."
-
-
-@dataclass(slots=True)
-class _Asking:
-    """A request under way that others wait for as well."""
-
-    ended: threading.Event = field(default_factory=threading.Event)
-    found: Entry[Any] | None = None
-    fault: Exception | None = None
 
 
 class Cluster:
@@ -78,8 +66,7 @@ class Cluster:
         self._kept = Kept(path, log, node)
         self._pods: Cache[Pod] = Cache("pod", self._kept)
         self._networks: Cache[NetworkAttachmentDefinition] = Cache("network", self._kept)
-        self._asking: dict[tuple[str, ...], _Asking] = {}
-        self._lock = threading.Lock()
+        self._questions = Questions(client, timing.ask)
         self._outbox = Outbox(self._kept, log)
         self._recorder = Recorder(self._outbox)
         self._threads = (
@@ -119,7 +106,7 @@ class Cluster:
             patience = min(deadline, time.monotonic() + self._timing.patience)
             entry = self._pods.wait((namespace, name), lambda entry: _is(entry, uid), patience)
             if entry is None:
-                entry = self._ask(self._pods_resource, (namespace, name, uid), deadline)
+                entry = self._questions.ask(self._pods_resource, (namespace, name, uid), deadline)
         if entry is None and len(uid) == 32 and "-" not in uid:  # the hash that the kubelet names a static pod by
             raise TryAgain(f"static pod {namespace}/{name} has no mirror at the API server yet", hint=_MIRROR_HINT)
         return entry.value if entry else None
@@ -146,7 +133,7 @@ class Cluster:
     def check(self) -> None:
         """Raise NotAvailable where the caches have never been whole."""
         if fault := self.fault():
-            raise NotAvailable(f"nothing is known of the cluster's objects yet: {fault}", hint=_AWAY_HINT)
+            raise NotAvailable(f"nothing is known of the cluster's objects yet: {fault}", hint=AWAY_HINT)
 
     def fault(self) -> str:
         """Why the caches have never been whole; "" where they have."""
@@ -188,7 +175,7 @@ class Cluster:
         if (entry := cache.find(key)) is not None:
             return entry
         try:
-            entry = self._ask(self._networks_resource, key, deadline)
+            entry = self._questions.ask(self._networks_resource, key, deadline)
         except TryAgain:
             if cache.is_absent(key):
                 return None
@@ -200,59 +187,6 @@ class Cluster:
     def _held_uid(self, namespace: str, name: str) -> str | None:
         entry = self._pods.find((namespace, name))
         return entry.uid if entry else None
-
-    def _ask(self, resource: Resource[Any], key: tuple[str, ...], deadline: float) -> Entry[Any] | None:
-        """Ask the API server for one object; those who ask for the same meanwhile get the same answer.
-
-        "The same" includes the UID: an older question's "there is none" says nothing of a pod made after it.
-        """
-        while True:
-            with self._lock:
-                asking = self._asking.get((resource.kind, *key))
-                leads = asking is None
-                if asking is None:
-                    asking = self._asking[(resource.kind, *key)] = _Asking()
-            if leads:
-                self._lead(asking, resource, key, deadline)
-            elif not asking.ended.wait(max(0.0, deadline - time.monotonic())):
-                raise _late(resource, key)
-            elif isinstance(asking.fault, DeadlineExceeded):  # its deadline, not ours
-                continue
-            if asking.fault is not None:
-                raise asking.fault
-            return asking.found
-
-    def _lead(self, asking: _Asking, resource: Resource[Any], key: tuple[str, ...], deadline: float) -> None:
-        try:
-            asking.found = self._get(resource, key[0], key[1], deadline)
-        except TryAgain as fault:
-            asking.fault = fault
-        finally:
-            with self._lock:
-                del self._asking[(resource.kind, *key)]
-            asking.ended.set()
-
-    def _get(self, resource: Resource[Any], namespace: str, name: str, deadline: float) -> Entry[Any] | None:
-        limit = min(deadline, time.monotonic() + self._timing.ask)
-        if time.monotonic() >= deadline:
-            raise _late(resource, (namespace, name))
-        what = f"{resource.kind} {namespace}/{name}"
-        try:
-            raw = self._client.call("GET", resource.target(namespace, name), limit, accept=resource.accept)
-            return resource.entry(raw)
-        except Refused as fault:
-            if fault.status == 404:
-                return None
-            raise TryAgain(f"{what} is not known yet: the API server refuses it: {fault}", hint=_AWAY_HINT) from fault
-        except Unreachable as fault:
-            if time.monotonic() >= deadline:
-                raise _late(resource, (namespace, name)) from fault
-            raise TryAgain(f"{what} is not known yet: {fault}", hint=_AWAY_HINT) from fault
-
-
-def _late(resource: Resource[Any], key: tuple[str, ...]) -> DeadlineExceeded:
-    words = f"{resource.kind} {key[0]}/{key[1]} is not known yet, and the request's time is over"
-    return DeadlineExceeded(words, hint=_AWAY_HINT)
 
 
 def _is(entry: Entry[Pod], uid: str) -> bool:
