@@ -156,6 +156,14 @@ def test_the_watch_tells_of_every_change_and_of_what_was_missed(make, server):
     assert (list(store.known()), store.ready(), store.fault()) == ([], True, "")
 
 
+def test_lists_are_as_new_as_the_question(make, server):
+    store = make()
+    assert until(store.ready)
+    server.objects.lose_history()
+    assert until(lambda: len(server.asked("list", BLOCKS)) == 2)
+    assert ["resourceVersion" in each.query for each in server.asked("list", BLOCKS)] == [False, False]
+
+
 def test_a_version_that_is_behind_is_no_version_to_swap(make):
     store = make()
     first = store.swap(Block(KEY), own(Block(KEY), FIRST), soon())

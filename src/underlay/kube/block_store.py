@@ -59,7 +59,7 @@ class ApiBlocks:
     def __init__(self, client: Client, log: Log, timing: Timing | None = None) -> None:
         self._client = client
         self._seen = _Seen()
-        self._thread = Reflector(client, BLOCKS, self._seen, log, timing or Timing())
+        self._thread = Reflector(client, BLOCKS, self._seen, log, timing or Timing(), newest=True)
 
     def start(self) -> None:
         """Begin to listen; after :meth:`follow`, which would miss what came before."""

@@ -13,21 +13,24 @@ import threading
 import time
 from typing import TYPE_CHECKING, Generic, Literal
 
+from underlay.kube import resources
 from underlay.kube.resources import Entry, Key, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from underlay.kube.kept import Kept
+    from underlay.kube.kept import Kept, Nowhere, Restored
 
 State = Literal["listing", "watching", "away"]
 _MOST_ABSENT = 1000
 
 
 class Cache(Generic[Value]):
-    """Thread-safe; written to by one thread, its :class:`~underlay.kube.reflector.Reflector`."""
+    """Thread-safe; written to by one thread, its :class:`~underlay.kube.reflector.Reflector`. ``restored`` makes values
+    of what was kept; ``changes`` is another number whenever a value has come, gone or become another.
+    """
 
-    def __init__(self, kind: str, kept: Kept) -> None:
+    def __init__(self, kind: str, kept: Kept | Nowhere, restored: Restored = resources.restored) -> None:
         self.kind = kind
         self.cause = "the first list is not there yet"
         self._state: State = "listing"
@@ -35,7 +38,8 @@ class Cache(Generic[Value]):
         self._lock = threading.Lock()
         self._listed = threading.Event()
         self._waiting: dict[Key, list[threading.Event]] = {}
-        self._entries: dict[Key, Entry[Value]] = {entry.key: entry for entry in kept.objects(kind)}
+        self.changes = 0
+        self._entries: dict[Key, Entry[Value]] = {entry.key: entry for entry in kept.objects(kind, restored)}
         self._absent: set[Key] = kept.absent(kind)
         self._ever = kept.synchronised(kind)
 
@@ -55,6 +59,11 @@ class Cache(Generic[Value]):
     def find(self, key: Key) -> Entry[Value] | None:
         """The object as last told, without waiting."""
         return self._entries.get(key)
+
+    def values(self) -> list[Value]:
+        """Every object as last told."""
+        with self._lock:
+            return [entry.value for entry in self._entries.values()]
 
     def is_absent(self, key: Key) -> bool:
         """Whether the API server has said that it does not exist, and has not told otherwise since."""
@@ -87,6 +96,8 @@ class Cache(Generic[Value]):
         """Everything, as listed."""
         now = {entry.key: entry for entry in entries}
         with self._lock:
+            if not self._ever or _said(self._entries) != _said(now):
+                self.changes += 1
             self._entries = now
             self._absent -= now.keys()
             self._ever = True
@@ -97,16 +108,19 @@ class Cache(Generic[Value]):
         """An object that is new or has changed."""
         with self._lock:
             before = self._entries.get(entry.key)
+            # Most changes are none to us.
+            changed = before is None or (before.uid, before.value) != (entry.uid, entry.value)
             self._entries[entry.key] = entry
+            self.changes += changed
             self._absent.discard(entry.key)
             self._wake(entry.key)
-        if before is None or (before.uid, before.value) != (entry.uid, entry.value):  # most changes are none to us
+        if changed:
             self._kept.put(self.kind, entry)
 
     def remove(self, key: Key) -> None:
         """An object that exists no more."""
         with self._lock:
-            self._entries.pop(key, None)
+            self.changes += self._entries.pop(key, None) is not None
             self._wake(key)
         self._kept.remove(self.kind, key)
 
@@ -135,3 +149,7 @@ class Cache(Generic[Value]):
             self._waiting[key].remove(told)
             if not self._waiting[key]:
                 del self._waiting[key]
+
+
+def _said(entries: dict[Key, Entry[Value]]) -> dict[Key, tuple[str, Value]]:
+    return {key: (entry.uid, entry.value) for key, entry in entries.items()}

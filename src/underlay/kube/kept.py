@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -36,6 +37,36 @@ CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
 _PUT: Final = "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)"
 _Statement = tuple[str, tuple[object, ...]]
+Restored = Callable[[str, str, str, str, bytes], Any]
+"""Kind, namespace, name, UID and what :func:`~underlay.kube.resources.stored` made of a value, to that value."""
+
+
+class Nowhere:
+    """In the place of :class:`Kept` for what is worth nothing after a restart."""
+
+    def objects(self, kind: str, restored: Restored = resources.restored) -> list[Entry[Any]]:
+        """None."""
+        return []
+
+    def absent(self, kind: str) -> set[Key]:
+        """None."""
+        return set()
+
+    def synchronised(self, kind: str) -> bool:
+        """Never."""
+        return False
+
+    def replace(self, kind: str, entries: Iterable[Entry[Any]]) -> None:
+        """Nothing happens."""
+
+    def put(self, kind: str, entry: Entry[Any]) -> None:
+        """Nothing happens."""
+
+    def remove(self, kind: str, key: Key) -> None:
+        """Nothing happens."""
+
+    def note_absent(self, kind: str, key: Key) -> None:
+        """Nothing happens."""
 
 
 class Kept:
@@ -58,13 +89,13 @@ class Kept:
 
     # -- objects -----------------------------------------------------------------------------------------------------
 
-    def objects(self, kind: str) -> list[Entry[Any]]:
+    def objects(self, kind: str, restored: Restored = resources.restored) -> list[Entry[Any]]:
         """Every object of a kind as last kept; what is illegible is left out."""
         found: list[Entry[Any]] = []
         statement = "SELECT namespace, name, uid, version, body FROM object WHERE kind = ?"
         for namespace, name, uid, version, body in self._rows(statement, kind):
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-                found.append(Entry(uid, version, resources.restored(kind, namespace, name, uid, body)))
+                found.append(Entry(uid, version, restored(kind, namespace, name, uid, body)))
         return found
 
     def absent(self, kind: str) -> set[Key]:

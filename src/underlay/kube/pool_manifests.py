@@ -6,14 +6,15 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from underlay.errors import PodMismatch
 from underlay.ipam.pools import surroundings
 from underlay.ipam.pools.lease import CLAIM
-from underlay.ipam.pools.objects import Pool, Reserved, Subnet, overlaps
-from underlay.ipam.pools.surroundings import Catalogue, Subject
+from underlay.ipam.pools.objects import Pool, Reserved, Subnet
+from underlay.ipam.pools.surroundings import Catalogue
+from underlay.kube import surrounding
 from underlay.kube.surrounding import Machine, Namespace, Node, Set
 
 if TYPE_CHECKING:
+    from underlay.ipam.pools.surroundings import Subject
     from underlay.kube.manifests import Manifests
     from underlay.kube.objects import Pod
     from underlay.kube.source import Log, Source
@@ -39,14 +40,13 @@ class PoolManifests:
         self._manifests = manifests
         self._pods = pods or manifests
         self._node = node
-        self._log = log
         self._lock = threading.Lock()
         self._seen: object = None
         self._catalogue = Catalogue()
         self._namespaces: dict[str, Namespace] = {}
         self._sets: dict[tuple[str, str], Set] = {}
         self._machines: set[tuple[str, str]] = set()
-        self._warned: set[tuple[str, str, int, int]] = set()
+        self._clashes = surrounding.Clashes(log)
 
     def catalogue(self) -> Catalogue:
         """The pools as the files have them."""
@@ -63,27 +63,7 @@ class PoolManifests:
         pod = self._pods.pod(namespace, name, deadline, uid)
         self.catalogue()
         around = self._namespaces.get(namespace, Namespace(namespace))
-        if pod is None:
-            return Subject(
-                namespace,
-                name,
-                uid,
-                namespace_labels=around.labels,
-                namespace_annotations=around.annotations,
-                known=False,
-            )
-        if uid and pod.uid and uid != pod.uid and not pod.static:
-            raise PodMismatch(f"pod {namespace}/{name} has UID {pod.uid}, the sandbox was made for UID {uid}")
-        return Subject(
-            namespace,
-            name,
-            uid or pod.uid,
-            labels=pod.labels,
-            annotations=pod.annotations,
-            namespace_labels=around.labels,
-            namespace_annotations=around.annotations,
-            owner=pod.owner,
-        )
+        return surrounding.subject(pod, around, name, uid)
 
     def wanted(self, keeper: str) -> bool | None:
         """Whether a keeper is still meant to exist; None while a file cannot be read."""
@@ -100,7 +80,7 @@ class PoolManifests:
         base, _, ordinal = name.rpartition("-")
         found = self._sets.get((namespace, base))
         if found is not None and ordinal.isdigit():
-            return found.first <= int(ordinal) < found.first + found.replicas
+            return found.counts(int(ordinal))
         return None if elsewhere else self._manifests.pod(namespace, name, 0.0) is not None
 
     def _has_pod_of(self, namespace: str, machine: str) -> bool:
@@ -124,7 +104,4 @@ class PoolManifests:
             node=surroundings.Node(here.name, here.labels),
             faults=faults,
         )
-        for clash in overlaps(list(pools.values())):
-            if clash not in self._warned:
-                self._warned.add(clash)
-                self._log("warn", "two pools list the same addresses; each is handed out once", pools=clash[:2])
+        self._clashes.look(list(pools.values()))

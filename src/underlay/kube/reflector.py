@@ -100,9 +100,12 @@ class Told(Protocol[Value]):
 
 
 class Reflector(Generic[Value]):
-    """The thread of one resource."""
+    """The thread of one resource. ``newest``: a list is as new as the question, not what the server has at hand."""
 
-    def __init__(self, client: Client, resource: Listed[Value], cache: Told[Value], log: Log, timing: Timing) -> None:
+    def __init__(
+        self, client: Client, resource: Listed[Value], cache: Told[Value], log: Log, timing: Timing, *,
+        newest: bool = False,
+    ) -> None:  # fmt: skip
         self._client = client
         self._resource: Listed[Value] = resource
         self._cache: Told[Value] = cache
@@ -112,7 +115,8 @@ class Reflector(Generic[Value]):
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch-{resource.plural}"[:15], daemon=True)
         self._version = ""  # of the last word heard; "" : list first
-        self._stale_will_do: str | None = "0"
+        self._at_hand = None if newest else "0"
+        self._stale_will_do: str | None = self._at_hand
 
     def start(self) -> None:
         """Begin."""
@@ -156,7 +160,7 @@ class Reflector(Generic[Value]):
                 break
         self._cache.replace(entries)
         self._version = version
-        self._stale_will_do = "0"
+        self._stale_will_do = self._at_hand
         self._log("info", "listed", resource=self._resource.plural, objects=len(entries), version=version)
 
     def _follow(self) -> bool:

@@ -196,11 +196,14 @@ def networks() -> Resource[NetworkAttachmentDefinition]:
 
 
 def stored(entry: Entry[Any]) -> bytes:
-    """What a value needs besides its key and UID, for a disk."""
+    """What a value needs besides its key and UID, for a disk; of values that know it themselves, their ``body``."""
     value = entry.value
     if isinstance(value, Pod):
         return msgspec.json.encode([value.annotations, value.labels, value.owner])
-    return msgspec.json.encode([value.annotations, value.config])
+    if isinstance(value, NetworkAttachmentDefinition):
+        return msgspec.json.encode([value.annotations, value.config])
+    body: bytes = value.body
+    return body
 
 
 def restored(kind: str, namespace: str, name: str, uid: str, body: bytes) -> Pod | NetworkAttachmentDefinition:

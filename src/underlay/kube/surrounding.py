@@ -1,4 +1,4 @@
-"""What a manifest says that address pools ask for: the pools themselves, namespaces, nodes, and who is meant to run."""
+"""What an object says that address pools ask for: the pools themselves, namespaces, nodes, and who is meant to run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from underlay.ipam.pools.objects import GROUP, KINDS, Pool, Reserved, Subnet, parse_object
+from underlay.errors import PodMismatch
+from underlay.ipam.pools.objects import GROUP, KINDS, Pool, Reserved, Subnet, overlaps, parse_object
+from underlay.ipam.pools.surroundings import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from underlay.kube.objects import Pod
+    from underlay.kube.source import Log
 
 _CORE: Final = {"Namespace": "v1", "Node": "v1", "StatefulSet": "apps/v1"}
 _MACHINES: Final = frozenset({"VirtualMachine", "VirtualMachineInstance"})
@@ -43,6 +48,10 @@ class Set:
     replicas: int = 1
     first: int = 0
 
+    def counts(self, ordinal: int) -> bool:
+        """Whether the pod of that number is one of them."""
+        return self.first <= ordinal < self.first + self.replicas
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -53,6 +62,49 @@ class Machine:
 
 
 Surrounding = Pool | Reserved | Subnet | Namespace | Node | Set | Machine
+
+
+def subject(pod: Pod | None, namespace: Namespace, name: str, uid: str) -> Subject:
+    """What pools ask of the pod that the runtime names so; ``pod`` None where there is no object of it. Raises
+    PodMismatch.
+    """
+    if pod is None:
+        return Subject(
+            namespace.name,
+            name,
+            uid,
+            namespace_labels=namespace.labels,
+            namespace_annotations=namespace.annotations,
+            known=False,
+        )
+    if uid and pod.uid and uid != pod.uid and not pod.static:
+        words = f"pod {namespace.name}/{name} has UID {pod.uid}, the sandbox was made for UID {uid}"
+        raise PodMismatch(words)
+    return Subject(
+        namespace.name,
+        name,
+        uid or pod.uid,
+        labels=pod.labels,
+        annotations=pod.annotations,
+        namespace_labels=namespace.labels,
+        namespace_annotations=namespace.annotations,
+        owner=pod.owner,
+    )
+
+
+class Clashes:
+    """Tells the log of pools that list the same addresses, of each pair once."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._told: set[tuple[str, str, int, int]] = set()
+
+    def look(self, pools: Sequence[Pool]) -> None:
+        """Look at the pools that there are now."""
+        for clash in overlaps(pools):
+            if clash not in self._told:
+                self._told.add(clash)
+                self._log("warn", "two pools list the same addresses; each is handed out once", pools=clash[:2])
 
 
 class _Metadata(msgspec.Struct):

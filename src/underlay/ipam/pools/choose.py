@@ -185,7 +185,7 @@ def _missing(what: str, other_family: bool, family: int, at: str, catalogue: Cat
 def _unread(catalogue: Catalogue) -> str:
     if not catalogue.faults:
         return ""
-    return f" in any manifest that can be read, and {len(catalogue.faults)} cannot be read: {catalogue.faults[0]}"
+    return f" among what can be read, and {len(catalogue.faults)} cannot be read: {catalogue.faults[0]}"
 
 
 def _complete(verdicts: Iterable[Verdict], catalogue: Catalogue, otherwise: str) -> tuple[Verdict, ...]:
