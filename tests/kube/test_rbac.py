@@ -14,9 +14,14 @@ import cel
 import pytest
 import yaml
 from tests.kube.api_server import EVENTS, NETWORKS, PODS, Fault, network, pod
-from tests.kube.cluster_bench import soon, until
+from tests.kube.cluster_bench import QUICK, Lines, soon, until
 
+from underlay.ipam.pools.block import Key
+from underlay.kube.block_store import ApiBlocks
+from underlay.kube.client import Client
+from underlay.kube.kubeconfig import Kubeconfig
 from underlay.kube.objects import Pod
+from underlay.kube.pool_cluster import PoolCluster
 
 DOCUMENTS = list(yaml.safe_load_all((Path(__file__).parents[2] / "deploy" / "rbac.yaml").read_text()))
 BY_KIND = {each["kind"]: each for each in DOCUMENTS}
@@ -34,7 +39,7 @@ def granted() -> set[tuple[str, str, str]]:
     }
 
 
-def test_the_role_grants_exactly_what_is_used(server, benches):
+def test_the_role_grants_exactly_what_is_used(server, benches, tmp_path):
     server.put(PODS, pod("web", node="n1", uid="u1"))
     server.put(PODS, pod("unheard", node="n2", uid="u2"))
     server.put(NETWORKS, network("a", {}))
@@ -49,7 +54,31 @@ def test_the_role_grants_exactly_what_is_used(server, benches):
         cluster.event(web, "Normal", "R", "words")
         assert until(lambda: cluster.waiting() == 0)
     assert until(lambda: server.asked("watch", PODS) and server.asked("watch", NETWORKS))
+    with_pools(server, cluster, tmp_path)
     assert {(each.group, each.resource, each.verb) for each in server.requests} == granted()
+
+
+def with_pools(server: Any, pods: Any, directory: Path) -> None:
+    """Everything that address pools do at the API server."""
+    client = Client(Kubeconfig(server.kubeconfig(directory / "kubeconfig"), Lines()), "tests")
+    around = PoolCluster(client, "n1", str(directory / "pools.db"), Lines(), pods, timing=QUICK)
+    blocks = ApiBlocks(client, Lines(), QUICK)
+    for each in (around, blocks):
+        each.start()
+    assert until(lambda: not around.fault() and blocks.ready())
+    around.subject("new", "unheard", "u", soon())
+    for kind in ("StatefulSet", "VirtualMachine", "IPAMClaim"):
+        assert until(lambda kind=kind: around.wanted(f"{kind}/a/b-0") is False)
+    first = blocks.read(Key(4, 16), soon())
+    blocks.swap(blocks.swap(first, first, soon()), first, soon())
+    blocks.report(Key(4, 16), {}, soon())
+    watched = ("spiderippools", "spiderreservedips", "spidersubnets", "nodes", "namespaces", "underlayipblocks")
+    assert until(lambda: all(server.asked("watch", each) for each in watched))
+    for each in (around, blocks):
+        each.stop()
+    client.close()
+    blocks.join()
+    around.close()
 
 
 def test_the_documents_speak_of_one_another():
