@@ -53,6 +53,8 @@ def test_flags_go_over_the_file_key_by_key(tmp_path: Path) -> None:
         ("log: {file: /x, colour: true}", 'no key "log.colour"'),
         ("log: {max_sise: 1}", 'did you mean "log.max_size"'),
         ("workers: many", "workers: Expected `int`, got `str`"),
+        ("pools: cluster", "pools: there is no API server"),
+        ("pools: here", "pools: Invalid enum value 'here'"),
         ("workers: 0", "workers: 0 is not within 1 and 1024"),
         ("deadline: -1", "deadline: -1.0 is not within"),
         ("state_dir: var/lib", "state_dir: 'var/lib' is no absolute path"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NODE = "n1"
 OWN_PODS = 110
-QUICK = Timing(patience=0.3, ask=3.0, page=100, silence=2.0, first=0.02, most=0.1)
+QUICK = Timing(patience=0.3, ask=3.0, page=100, silence=2.0, first=0.02, most=0.1, unserved=0.1)
 
 
 class Lines(list[tuple[str, str, dict[str, Any]]]):

@@ -145,8 +145,8 @@ def test_a_namespace_that_the_watch_has_not_told_of_is_asked_for(filled, make):
 def test_without_definitions_it_says_so_and_pods_are_to_try_again(filled, make):
     filled.unserved.add(POOLS)
     made = make(listed=False)
-    assert until(lambda: "404" in made.fault())
-    assert "SpiderIPPools: the API server refuses spiderippools: 404" in made.catalogue().faults[0]
+    assert until(lambda: "has no spiderippools" in made.fault())
+    assert "SpiderIPPools: the API server has no spiderippools" in made.catalogue().faults[0]
     with pytest.raises(TryAgain, match="the address pools are not known yet") as caught:
         made.subject("shop", "db-0", "u1", soon())
     assert "deploy/crds" in caught.value.hint

@@ -22,6 +22,8 @@ keys of the configuration file (YAML or JSON), with their defaults:
   stop_deadline: 20                    seconds for requests in flight after SIGTERM
   hotplug: false                       NICs come and go as a running pod's networks annotation changes
   pool_rest: 30                        seconds an address given back to a pool is not used again while others are free
+  pools: auto                          where address pools are: manifests, cluster (the API server), or auto: the API
+                                       server where one is used and no manifest has a pool
   health_address: ""                   HOST:PORT of /healthz and /readyz
   pod_resources_socket: /var/lib/kubelet/pod-resources/kubelet.sock
                                        the kubelet's answer to which devices a pod has, or else
@@ -74,6 +76,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--kubeconfig", metavar="FILE", help="take pods and networks from this API server")
     parser.add_argument("--in-cluster", action="store_true", help="the same with the pod's service account")
     parser.add_argument("--node-name", metavar="NAME", help="this node's name there; default NODE_NAME")
+    parser.add_argument("--pools", metavar="WHERE", choices=("auto", "manifests", "cluster"), help="address pools")
     parser.add_argument("--log-level", metavar="LEVEL", choices=("debug", "info", "warn", "error"))
     parser.add_argument("--log-file", metavar="FILE")
     parser.set_defaults(run=run)

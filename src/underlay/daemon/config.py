@@ -16,6 +16,7 @@ DEFAULT_FILE = "/etc/underlay/underlay.yaml"
 _HINT = 'The keys are in "underlay daemon --help" and docs; correct the file or the flag.'
 
 Level = Literal["debug", "info", "warn", "error"]
+PoolHome = Literal["auto", "manifests", "cluster"]
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,13 +58,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``workers`` requests are served at a time, ``queue`` more may wait in the socket's backlog; ``deadline`` seconds is
     what one request may take, waiting excluded; ``delegate_limit`` other plugins' processes run at a time; every
     ``reclaim_interval`` seconds the ledger is compared with the sandboxes that live; an address given back to a pool
-    rests ``pool_rest`` seconds; ``health_address`` HOST:PORT serves /healthz and /readyz over HTTP, "" does not;
-    ``stop_deadline`` seconds may pass until requests in flight have ended after SIGTERM. ``pod_resources_socket`` and
-    ``device_checkpoint`` are the kubelet's, ``device_info_dir`` is shared with device plugins and CNI plugins
-    (device-info-spec, section 4). ``chroot_dir`` is a directory in which the node's root is mounted: other plugins run
-    in it, and what they, the runtime and IPAM sections name is looked for there. ``multus_daemon_config`` is a file of
-    Multus' own daemon, whose settings count where nothing else is set (multus.daemon_file). ``hotplug`` lets NICs come
-    and go as the networks annotation of a pod that runs is changed (multus.hotplug).
+    rests ``pool_rest`` seconds; ``pools`` says where address pools are: in files, and then all of their addresses are
+    this node's, or at the API server, where nodes own them one by one ("auto": there, where one is used and no file has
+    a pool); ``health_address`` HOST:PORT serves /healthz and /readyz over HTTP, "" does not; ``stop_deadline`` seconds
+    may pass until requests in flight have ended after SIGTERM. ``pod_resources_socket`` and ``device_checkpoint`` are
+    the kubelet's, ``device_info_dir`` is shared with device plugins and CNI plugins (device-info-spec, section 4).
+    ``chroot_dir`` is a directory in which the node's root is mounted: other plugins run in it, and what they, the
+    runtime and IPAM sections name is looked for there. ``multus_daemon_config`` is a file of Multus' own daemon, whose
+    settings count where nothing else is set (multus.daemon_file). ``hotplug`` lets NICs come and go as the networks
+    annotation of a pod that runs is changed (multus.hotplug).
     """
 
     state_dir: str = "/var/lib/underlay"
@@ -81,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_deadline: float = 20.0
     hotplug: bool = False
     pool_rest: float = 30.0
+    pools: PoolHome = "auto"
     health_address: str = ""
     pod_resources_socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
     device_checkpoint: str = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
@@ -207,6 +211,9 @@ def _sane(settings: Settings, where: Callable[[str], str]) -> None:
     _sane_log(settings.log, where)
     if settings.chroot_dir:
         _absolute("chroot_dir", settings.chroot_dir, where("chroot_dir"))
+    if settings.pools == "cluster" and not settings.kube.used:
+        words = f"{where('pools')}: pools: there is no API server that pools of the cluster could be read from"
+        raise InvalidConfig(words, hint="Set kube.kubeconfig or kube.in_cluster, or leave pools out.")
     if settings.kube.used:
         _sane_kube(settings.kube, where)
     if settings.health_address:

@@ -27,10 +27,18 @@ _MOST_ABSENT = 1000
 
 class Cache(Generic[Value]):
     """Thread-safe; written to by one thread, its :class:`~underlay.kube.reflector.Reflector`. ``restored`` makes values
-    of what was kept; ``changes`` is another number whenever a value has come, gone or become another.
+    of what was kept; ``changes`` is another number whenever a value has come, gone or become another. ``gone`` is told
+    of what exists no more, be its name in use again, from that thread.
     """
 
-    def __init__(self, kind: str, kept: Kept | Nowhere, restored: Restored = resources.restored) -> None:
+    def __init__(
+        self,
+        kind: str,
+        kept: Kept | Nowhere,
+        restored: Restored = resources.restored,
+        *,
+        gone: Callable[[Entry[Value]], None] | None = None,
+    ) -> None:
         self.kind = kind
         self.cause = "the first list is not there yet"
         self._state: State = "listing"
@@ -39,6 +47,7 @@ class Cache(Generic[Value]):
         self._listed = threading.Event()
         self._waiting: dict[Key, list[threading.Event]] = {}
         self.changes = 0
+        self._gone = gone
         self._entries: dict[Key, Entry[Value]] = {entry.key: entry for entry in kept.objects(kind, restored)}
         self._absent: set[Key] = kept.absent(kind)
         self._ever = kept.synchronised(kind)
@@ -98,11 +107,13 @@ class Cache(Generic[Value]):
         with self._lock:
             if not self._ever or _said(self._entries) != _said(now):
                 self.changes += 1
-            self._entries = now
+            before, self._entries = self._entries, now
             self._absent -= now.keys()
             self._ever = True
             self._wake(*self._waiting)
         self._kept.replace(self.kind, now.values())
+        for key, entry in before.items():
+            self._tell_gone(entry, now.get(key))
 
     def put(self, entry: Entry[Value]) -> None:
         """An object that is new or has changed."""
@@ -116,13 +127,16 @@ class Cache(Generic[Value]):
             self._wake(entry.key)
         if changed:
             self._kept.put(self.kind, entry)
+        self._tell_gone(before, entry)
 
     def remove(self, key: Key) -> None:
         """An object that exists no more."""
         with self._lock:
-            self.changes += self._entries.pop(key, None) is not None
+            before = self._entries.pop(key, None)
+            self.changes += before is not None
             self._wake(key)
         self._kept.remove(self.kind, key)
+        self._tell_gone(before, None)
 
     def note_absent(self, key: Key) -> None:
         """The API server says that it does not exist."""
@@ -138,6 +152,10 @@ class Cache(Generic[Value]):
             self._state, self.cause = state, cause
             (self._listed.clear if state == "listing" else self._listed.set)()
             self._wake(*self._waiting)
+
+    def _tell_gone(self, before: Entry[Value] | None, now: Entry[Value] | None) -> None:
+        if self._gone is not None and before is not None and (now is None or now.uid != before.uid):
+            self._gone(before)
 
     def _wake(self, *keys: Key) -> None:
         for key in keys:

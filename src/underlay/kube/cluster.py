@@ -13,6 +13,7 @@ Budget: a look-up 2 us; a status into the outbox 80 us, an Event 150 us, most of
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,8 @@ class Cluster:
         self._client = client = Client(access, f"underlay/{__version__}")
         self._pods_resource, self._networks_resource = resources.pods(node), resources.networks()
         self._kept = Kept(path, log, node)
-        self._pods: Cache[Pod] = Cache("pod", self._kept)
+        self._departed: deque[str] = deque()
+        self._pods: Cache[Pod] = Cache("pod", self._kept, gone=lambda entry: self._departed.append(entry.uid))
         self._networks: Cache[NetworkAttachmentDefinition] = Cache("network", self._kept)
         self._questions = Questions(client, timing.ask)
         self._outbox = Outbox(self._kept, log)
@@ -138,6 +140,10 @@ class Cluster:
     def fault(self) -> str:
         """Why the caches have never been whole; "" where they have."""
         return next((f"{cache.kind}s: {cache.cause}" for cache in (self._pods, self._networks) if not cache.ever), "")
+
+    def departed(self) -> list[str]:
+        """The UIDs of pods that the API server has told to exist no more, each once."""
+        return [self._departed.popleft() for _ in range(len(self._departed))]
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

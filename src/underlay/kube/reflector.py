@@ -36,7 +36,8 @@ class Timing:
 
     ``patience`` is how long a look-up that finds nothing waits for the watch; ``ask`` what one request on its path may
     take; ``page_time`` one page of a list; a watch is ended by the server after up to twice ``watch``, and by us after
-    ``silence`` (the API server sends a bookmark a minute); ``first`` and ``most`` are the back-off's.
+    ``silence`` (the API server sends a bookmark a minute); ``first`` and ``most`` are the back-off's; a resource whose
+    definition is not there is asked for again after ``unserved``.
     """
 
     patience: float = 1.5
@@ -47,6 +48,7 @@ class Timing:
     silence: float = 150.0
     first: float = 0.2
     most: float = 15.0
+    unserved: float = 30.0
 
 
 class Listed(Protocol[Value]):
@@ -140,7 +142,7 @@ class Reflector(Generic[Value]):
                 if self._follow():
                     continue
             except Refused as fault:
-                wish = fault.after
+                wish = self._timing.unserved if fault.status == 404 else fault.after
                 self._refused(fault)
             except Unreachable as fault:
                 self._away(str(fault))
@@ -204,11 +206,17 @@ class Reflector(Generic[Value]):
             self._stale_will_do = None  # what the server has at hand is what was too old
             self._cache.becomes("listing", "the history is lost")
             return
+        if fault.status == 404:
+            self._becomes_away("info", "not watched", f"the API server has no {self._resource.plural}")
+            return
         self._away(f"the API server refuses {self._resource.plural}: {fault}")
 
     def _away(self, cause: str) -> None:
+        self._becomes_away("warn", "API server is away", cause)
+
+    def _becomes_away(self, level: str, words: str, cause: str) -> None:
         if self._stopping.is_set():
             return
         if self._cache.state != "away" or self._cache.cause != cause:
-            self._log("warn", "API server is away", resource=self._resource.plural, cause=cause)
+            self._log(level, words, resource=self._resource.plural, cause=cause)
         self._cache.becomes("away", cause)
