@@ -40,7 +40,7 @@ class Cluster:
             conf = node.macvlan_conf(name, data_dir=data, ranges=[node.V4])
             server.put(NETWORKS, network(name, conf, namespace=namespace))
         config = server.kubeconfig(scratch / "kubeconfig")
-        self.daemon = node.Daemon("--kubeconfig", config, "--node-name", NODE_NAME)
+        self.daemon = node.Daemon("--kubeconfig", config, "--node-name", NODE_NAME, "--pools", "manifests")
         self.caller = node.Caller(self.daemon.bin, "multus", CONF, self.daemon.root, ARGS)
         until(lambda: (self.daemon.root / "log").read_text().count('"listed"') == 2, "the daemon hears of no pods")
 

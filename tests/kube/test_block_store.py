@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.ipam.pools.block_store_contract import BlockStoreContract
 from tests.kube.api_objects import BLOCKS
 from tests.kube.api_server import Fault
 from tests.kube.cluster_bench import QUICK, Lines, soon, until
@@ -40,6 +41,18 @@ def make(server, tmp_path):
         one.stop()
         client.close()
         one.join()
+
+
+class TestApiBlocks(BlockStoreContract):
+    @pytest.fixture
+    def store(self, make):
+        store = make()
+        assert until(store.ready)
+        return store
+
+    @pytest.fixture
+    def remove(self, server):
+        return lambda key: server.delete(BLOCKS, "", key.name)
 
 
 def own(block, *values, node="n1"):

@@ -33,7 +33,7 @@ def api(uplink):
 @pytest.fixture
 def node(uplink, api, tmp_path):
     config = api.kubeconfig(tmp_path / "kubeconfig")
-    made = ShimAndDaemon(uplink, tmp_path, "--kubeconfig", config, "--node-name", NODE)
+    made = ShimAndDaemon(uplink, tmp_path, "--kubeconfig", config, "--node-name", NODE, "--pools", "manifests")
     yield made
     made.close()
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from underlay.errors import UnderlayError
+from underlay.errors import NotAvailable, UnderlayError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,11 +21,13 @@ alone: it takes no root, and knows nothing of what is free.
 examples:
   underlay ipam explain default/web-0 --interface net1 --network kube-system/macvlan
   underlay ipam list
+  underlay ipam list --all
   underlay ipam who 172.18.40.10
   underlay ipam reserve 172.18.40.50 --for default/gateway
   underlay ipam release 172.18.40.50
 """
 _ANSWER_SECONDS = 10.0
+_START_HINT = "Start the daemon: the pools are at the API server."
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,6 +59,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         command = commands.add_parser(name, help=words)
         if name != "list":
             command.add_argument("address", metavar="ADDRESS")
+        if name == "list":
+            command.add_argument("--all", dest="everywhere", action="store_true", help="what every node reports")
         if name == "reserve":
             command.add_argument("--for", dest="whom", default="", metavar="NAMESPACE/POD", help="default: for nobody")
         if name == "release":
@@ -75,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
     from underlay.daemon.pool_desk import Answer, Wish
 
-    keys = ("address", "whom", "force")
+    keys = ("address", "whom", "force", "everywhere")
     wish = Wish(options.act, **{key: getattr(options, key) for key in keys if hasattr(options, key)})
     answer = _ask(options, msgspec.json.encode(wish))
     leases = msgspec.json.decode(answer, type=Answer).leases
@@ -84,10 +88,11 @@ def run(options: argparse.Namespace) -> int:
     elif not leases:
         sys.stdout.write("no address is in use\n" if options.act == "list" else f"{options.address} is free\n")
     else:
-        rows = [("ADDRESS", "POOL", "STATE", "POD", "NIC", "KEPT FOR", "SINCE")]
+        rows = [("ADDRESS", "POOL", "STATE", "POD", "NIC", "KEPT FOR", "SINCE", *(["NODE"] if wish.everywhere else []))]
         for one in leases:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.since))
-            rows.append((one.address, one.pool, one.state, one.pod, one.ifname, one.keeper, since))
+            row = (one.address, one.pool, one.state, one.pod, one.ifname, one.keeper, since)
+            rows.append((*row, *([one.node] if wish.everywhere else [])))
         sys.stdout.write(_table(rows))
     return 0 if leases or options.act in ("list", "release") else 1
 
@@ -156,19 +161,24 @@ def _ask(options: argparse.Namespace, request: bytes) -> bytes:
 
 
 def _serve(settings: Any, request: bytes) -> bytes:
+    import msgspec
+
     from underlay.daemon import pool_desk, pools
     from underlay.daemon.config import LogSettings
     from underlay.daemon.lock import Lock, private_directory
     from underlay.daemon.log import Logs
+    from underlay.daemon.pool_desk import Wish
     from underlay.kube.manifests import Manifests
 
-    private_directory(settings.state_dir)
-    lock = Lock(settings.state_dir)
     log = Logs(LogSettings(level="error", plugin_dir=""))
     manifests = Manifests(settings.manifest_dir, log)
+    if pools.in_cluster(settings, manifests) and msgspec.json.decode(request, type=Wish).act not in ("list", "who"):
+        raise NotAvailable("no daemon runs, and which addresses are this node's is for it to know", hint=_START_HINT)
+    private_directory(settings.state_dir)
+    lock = Lock(settings.state_dir)
     plugin = pools.embedded(settings.state_dir, manifests, log, rest=settings.pool_rest, node=settings.kube.node_name)
     try:
-        return pool_desk.serve(plugin, manifests, request)
+        return pool_desk.serve(plugin, manifests, None, request)
     finally:
         plugin.close()
         lock.release()

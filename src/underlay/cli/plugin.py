@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from underlay.cni import request as calls
 from underlay.cni import versions
 from underlay.cni.request import Verb
-from underlay.errors import UnderlayError
+from underlay.errors import NotAvailable, UnderlayError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,9 +107,12 @@ def _pools(options: argparse.Namespace, log: Logs) -> Iterator[Spiderpool]:
 
     given = {key: value for key in ("state_dir", "manifest_dir") if (value := getattr(options, key))}
     settings = config.load(None, given)
+    manifests = Manifests(settings.manifest_dir, log, watch=False)
+    if pools.in_cluster(settings, manifests):
+        raise NotAvailable("address pools are at the API server, and a daemon alone hands them out",
+                           hint='Call the shim; or set "pools: manifests".')  # fmt: skip
     private_directory(settings.state_dir)
     lock = Lock(settings.state_dir)
-    manifests = Manifests(settings.manifest_dir, log, watch=False)
     plugin = pools.embedded(settings.state_dir, manifests, log, rest=settings.pool_rest)
     try:
         yield plugin

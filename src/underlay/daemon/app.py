@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from underlay import __version__
 from underlay.daemon import builtin, config, health, pool_desk
 from underlay.daemon import pools as address_pools
+from underlay.daemon.departures import Departures
 from underlay.daemon.handler import Handler
 from underlay.daemon.health import Health, Probes
 from underlay.daemon.lock import Lock, private_directory
@@ -50,14 +51,19 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from underlay.daemon.cluster_pools import ClusterPools
     from underlay.daemon.config import Settings
     from underlay.daemon.follower import Follower
     from underlay.daemon.frame import Call
+    from underlay.kube.access import Access
     from underlay.kube.cluster import Cluster
     from underlay.kube.source import Source
 
+    Blocking = Callable[[], AbstractContextManager[None]]
+
 _SPOOL_SECONDS = 1.0
 _HOTPLUG_SECONDS = 1.0
+_SETTLE_SECONDS = 1.0  # that the API server has to say which addresses are this node's, before the socket opens
 _M_ARENA_MAX = -8
 # Threads that stand in for those that wait for other plugins' processes or slow clients.
 _SPARE = 64
@@ -101,16 +107,15 @@ class Daemon:
         self._workers = Workers(lambda: self._server.serve_one(), size=settings.workers, spare=_SPARE)
         root = HostRoot(settings.chroot_dir)
         manifests = Manifests(settings.manifest_dir, logs)
-        self._cluster = _cluster(settings, logs, self._workers.lend)
+        access = _access(settings, logs)
+        self._cluster = _cluster(access, settings, logs, self._workers.lend)
         source = self._cluster or manifests
-        self._pools = address_pools.embedded(
-            settings.state_dir,
-            manifests,
-            logs,
-            rest=settings.pool_rest,
-            node=settings.kube.node_name,
+        self._cluster_pools = _cluster_pools(access, self._cluster, manifests, settings, logs, self._workers.lend)
+        blocks = self._cluster_pools.blocks if self._cluster_pools else None
+        self._pools = self._cluster_pools.plugin if self._cluster_pools else address_pools.embedded(
+            settings.state_dir, manifests, logs, rest=settings.pool_rest, node=settings.kube.node_name,
             pods=self._cluster,
-        )
+        )  # fmt: skip
         engine = Engine(
             ledger=self._ledger,
             executor=Executor(
@@ -137,7 +142,10 @@ class Daemon:
             hotplug=settings.hotplug,
         )
         self._reclaimer = Reclaimer(engine)
+        departed = self._cluster.departed if self._cluster else tuple
+        self._departures = Departures(departed, self._ledger, self._reclaimer.sweep)
         self._hotplug = HotPlug(multus, engine, source, logs)
+        self._keeps_pools = threading.Thread(target=self._keep_pools, name="pool-upkeep", daemon=True)
         self._follows_pods = threading.Thread(target=self._follow_pods, name="hotplug", daemon=True)
         self._handler = Handler(
             engine=engine,
@@ -146,7 +154,7 @@ class Daemon:
             bin_dir=settings.bin_dir,
             health=self._health,
             log=logs,
-            desks={pool_desk.PLUGIN: partial(pool_desk.serve, self._pools, source)},
+            desks={pool_desk.PLUGIN: partial(pool_desk.serve, self._pools, source, blocks)},
         )
         self._server = Server(
             f"{settings.run_dir}/underlay.sock",
@@ -164,8 +172,12 @@ class Daemon:
             self._probes = Probes(*config.split_address(self._settings.health_address), self._health.status)
         if self._cluster is not None:
             self._cluster.start()  # its first list arrives while the ledger is gone through
+        if self._cluster_pools is not None:
+            self._cluster_pools.start()
         private_directory(f"{self._settings.run_dir}/spool")
         self._reclaimer.at_start()
+        if self._cluster_pools is not None:
+            self._cluster_pools.settle(time.monotonic() + _SETTLE_SECONDS)
         address_pools.reconcile(self._pools, self._ledger, self._log)
         self._health.spooled = self._spool.work_off()
         self._check_ledger()
@@ -175,6 +187,8 @@ class Daemon:
         self._server.listen(self._workers.lend)
         self._workers.start()
         threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
+        if self._cluster_pools is not None:
+            self._keeps_pools.start()
         if self._settings.hotplug:
             self._follows_pods.start()
         if self._follower is not None:
@@ -197,6 +211,10 @@ class Daemon:
             clean = clean and not self._follows_pods.is_alive()
         if self._probes is not None:
             self._probes.close()
+        if self._cluster_pools is not None:
+            self._cluster_pools.stop()
+            self._keeps_pools.join(max(0.0, deadline - time.monotonic()))
+            clean = clean and not self._keeps_pools.is_alive()
         if self._cluster is not None:
             self._cluster.close()
         if clean:
@@ -233,6 +251,7 @@ class Daemon:
                     self._reappear()
                 self._health.spooled = self._spool.work_off()
                 self._check_cluster()
+                self._departures.look()
                 if time.monotonic() >= next_sweep:
                     self._reclaimer.sweep()
                     self._check_ledger()
@@ -241,6 +260,16 @@ class Daemon:
                     next_sweep = time.monotonic() + self._settings.reclaim_interval
             except Exception:  # the loop is the node's self-healing: it goes on, and the log has the bug
                 self._log("error", "maintenance failed", traceback=traceback.format_exc())
+
+    def _keep_pools(self) -> None:
+        """What this node owns of address pools."""
+        assert self._cluster_pools is not None, "the thread is started with it alone"
+        while not self._stopping.is_set():
+            try:
+                self._cluster_pools.keep(self._stopping.is_set)
+            except Exception:  # as above
+                self._log("error", "upkeep of address pools failed", traceback=traceback.format_exc())
+                self._stopping.wait(_SPOOL_SECONDS)
 
     def _follow_pods(self) -> None:
         """What a pod's owner changes in its networks annotation while it runs."""
@@ -308,17 +337,36 @@ def _state_lock(settings: Settings, log: Logs) -> list[Lock]:
         return []
 
 
-def _cluster(settings: Settings, log: Logs, blocking: Callable[[], AbstractContextManager[None]]) -> Cluster | None:
-    """The API server's objects, where one is configured. Raises InvalidConfig or IOFailure for what cannot work."""
+def _access(settings: Settings, log: Logs) -> Access | None:
+    """The way to the API server, where one is configured. Raises InvalidConfig or IOFailure for what cannot work."""
     kube = settings.kube
     if not kube.used:
         return None
     from underlay.kube.access import InCluster  # HTTP and TLS are 6 MiB that a daemon of files does not pay for
-    from underlay.kube.cluster import Cluster
     from underlay.kube.kubeconfig import Kubeconfig
 
-    access = InCluster(os.environ, log) if kube.in_cluster else Kubeconfig(kube.kubeconfig, log, kube.context)
-    return Cluster(access, config.node_name(kube), f"{settings.state_dir}/kube.db", log, blocking=blocking)
+    return InCluster(os.environ, log) if kube.in_cluster else Kubeconfig(kube.kubeconfig, log, kube.context)
+
+
+def _cluster(access: Access | None, settings: Settings, log: Logs, blocking: Blocking) -> Cluster | None:
+    """The API server's objects."""
+    if access is None:
+        return None
+    from underlay.kube.cluster import Cluster
+
+    return Cluster(access, config.node_name(settings.kube), f"{settings.state_dir}/kube.db", log, blocking=blocking)
+
+
+def _cluster_pools(
+    access: Access | None, pods: Cluster | None, manifests: Manifests, settings: Settings, log: Logs, blocking: Blocking
+) -> ClusterPools | None:
+    """The address pools of the API server, where those count."""
+    if access is None or pods is None or not address_pools.in_cluster(settings, manifests):
+        return None
+    from underlay.daemon.cluster_pools import ClusterPools
+
+    node, rest = config.node_name(settings.kube), settings.pool_rest
+    return ClusterPools(access, settings.state_dir, node, log, rest=rest, pods=pods, blocking=blocking)
 
 
 def _tune() -> None:

@@ -23,6 +23,7 @@ from underlay.ipam.pools.lease import HELD, RESERVED
 
 if TYPE_CHECKING:
     from underlay.cni.address import Address
+    from underlay.ipam.pools.block import BlockStore
     from underlay.ipam.pools.lease import Lease
     from underlay.ipam.pools.plugin import Spiderpool
     from underlay.kube.source import Source
@@ -33,7 +34,7 @@ _SOURCE_SECONDS: Final = 2.0
 
 class Wish(msgspec.Struct, frozen=True, rename={"whom": "for"}, omit_defaults=True):
     """One request; ``nic`` is what "explain" is about. ``whom``: the pod that a reservation is for, "" for nobody: the
-    address is not handed out at all.
+    address is not handed out at all. ``everywhere``: what the nodes of the cluster report, too.
     """
 
     act: Literal["explain", "list", "who", "reserve", "release"]
@@ -41,10 +42,11 @@ class Wish(msgspec.Struct, frozen=True, rename={"whom": "for"}, omit_defaults=Tr
     address: str = ""
     whom: str = ""
     force: bool = False
+    everywhere: bool = False
 
 
 class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A lease as people read it; ``since`` in seconds since 1970."""
+    """A lease as people read it; ``since`` in seconds since 1970, ``node`` where it is one of a cluster's."""
 
     address: str
     pool: str
@@ -55,6 +57,7 @@ class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
     keeper: str = ""
     network: str = ""
     since: float = 0.0
+    node: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -63,9 +66,9 @@ class Answer(msgspec.Struct, frozen=True):
     leases: tuple[Shown, ...]
 
 
-def serve(pools: Spiderpool, source: Source, request: bytes) -> bytes:
-    """Carry a request out; ``source`` knows the networks. Raises InvalidConfig, NoAddressLeft, StateUnwritable, and for
-    "explain" what that raises.
+def serve(pools: Spiderpool, source: Source, blocks: BlockStore | None, request: bytes) -> bytes:
+    """Carry a request out; ``source`` knows the networks, ``blocks`` what other nodes report. Raises InvalidConfig,
+    NoAddressLeft, StateUnwritable, and for "explain" what that raises.
     """
     try:
         wish = msgspec.json.decode(request, type=Wish)
@@ -77,7 +80,7 @@ def serve(pools: Spiderpool, source: Source, request: bytes) -> bytes:
         told = explain(wish.nic, pools.surroundings, source, deadline, pools.leases.room)
         return msgspec.json.encode(told)
     if wish.act == "list":
-        return _answer(*pools.leases.everything())
+        return _reported(blocks) if wish.everywhere else _answer(*pools.leases.everything())
     address = parse(wish.address)
     if address is None:
         raise InvalidConfig(f"{wish.address[:60]!r} is no IP address", hint="Write it without a prefix length.")
@@ -114,11 +117,20 @@ def _reserve(pools: Spiderpool, address: Address, whom: str) -> Lease:
     return found
 
 
+def _reported(blocks: BlockStore | None) -> bytes:
+    """What every node of the cluster has reported, by address."""
+    if blocks is None:
+        raise InvalidConfig("there are no other nodes: the pools are this node's own", hint="Leave --all out.")
+    found = sorted((lease, block.owned.get(at, "")) for block in blocks.known() for at, lease in block.leases.items())
+    return msgspec.json.encode(Answer(tuple(_shown(lease, node) for lease, node in found)))
+
+
 def _answer(*leases: Lease) -> bytes:
     return msgspec.json.encode(Answer(tuple(_shown(lease) for lease in leases)))
 
 
-def _shown(one: Lease) -> Shown:
+def _shown(one: Lease, node: str = "") -> Shown:
     return Shown(
-        one.shown, one.pool, one.state, one.pod, one.container_id, one.ifname, one.keeper, one.network, one.since / 1e9
-    )
+        one.shown, one.pool, one.state, one.pod, one.container_id, one.ifname, one.keeper, one.network, one.since / 1e9,
+        node,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from underlay.cni.address import parse
@@ -12,6 +13,7 @@ from underlay.errors import StateUnwritable
 from underlay.ipam.pools.journal import Journal
 from underlay.ipam.pools.lease import HELD, Lease
 from underlay.ipam.pools.leases import Leases
+from underlay.ipam.pools.objects import Pool, Subnet
 from underlay.ipam.pools.plugin import Spiderpool
 from underlay.ipam.pools.section import NAME
 from underlay.ipam.pools.shares import WholePools
@@ -21,6 +23,7 @@ from underlay.kube.pool_manifests import PoolManifests, here
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from underlay.daemon.config import Settings
     from underlay.delegate.ledger import Ledger, Row
     from underlay.ipam.pools.plugin import Teller
     from underlay.kube.manifests import Manifests
@@ -44,11 +47,23 @@ def embedded(
     journal = Journal(f"{state_dir}/{FILE}", log)
     leases = Leases(journal, WholePools(), rest=rest)
     surroundings = PoolManifests(manifests, node or here(), log, pods)
-    tell = _teller(pods or manifests)
+    tell = teller(pods or manifests)
     return Spiderpool(leases, journal, surroundings, boot=boot_id(), log=log, wire=HostWire(), tell=tell)
 
 
-def _teller(source: Source) -> Teller:
+def in_cluster(settings: Settings, manifests: Manifests) -> bool:
+    """Whether pools are the API server's: said so, or one is used and no manifest has a pool. A manifest that cannot be
+    read may have one.
+    """
+    if settings.pools != "auto" or not settings.kube.used:
+        return settings.pools == "cluster"
+    if not os.path.exists(settings.manifest_dir):
+        return True
+    objects, faults = manifests.surrounding()
+    return not faults and not any(isinstance(one, Pool | Subnet) for one in objects)
+
+
+def teller(source: Source) -> Teller:
     """Tells by Events on the pod, of type Warning; of a pod that is not known nobody is told but the log."""
 
     def tell(pod: str, uid: str, reason: str, message: str, /) -> None:

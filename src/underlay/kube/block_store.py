@@ -10,6 +10,7 @@ object since, and does not try it again by itself; a block that is new is create
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -72,6 +73,10 @@ class ApiBlocks:
     def join(self) -> None:
         """Wait for the thread's end; after :meth:`stop`, and after the client is closed."""
         self._thread.join()
+
+    def wait_listed(self, deadline: float) -> None:
+        """Return when the first list has come, or has failed, or at the deadline."""
+        self._seen.listed.wait(max(0.0, deadline - time.monotonic()))
 
     def fault(self) -> str:
         """Why the blocks are not being told now; "" where they are."""
@@ -143,6 +148,7 @@ class _Seen:
         self.cause = "the first list is not there yet"
         self.state: State = "listing"
         self.ever = False
+        self.listed = threading.Event()
         self._lock = threading.Lock()
         self._blocks: dict[resources.Key, Block] = {}
         self._followers: list[Callable[[Block], None]] = []
@@ -177,6 +183,7 @@ class _Seen:
 
     def becomes(self, state: State, cause: str = "") -> None:
         self.state, self.cause = state, cause
+        (self.listed.clear if state == "listing" else self.listed.set)()
 
     def _tell(self, blocks: Iterable[Block]) -> None:
         for block in blocks:
