@@ -15,7 +15,7 @@ import statistics
 import time
 from pathlib import Path
 
-from bench import kubernetes, node, pools
+from bench import kubernetes, node, pool_cluster, pools
 from bench.figures import Figure, burst, pairwise, report, say, spread
 
 
@@ -82,7 +82,7 @@ def measure(rounds: int) -> list[Figure]:
         Figure("daemon: start to ready", "<= 0.5 s", f"{start:.2f} s", start <= 0.5),
     ]
     daemon.stop()
-    return figures + pools.measure(rounds) + kubernetes.measure(rounds)
+    return figures + pools.measure(rounds) + pool_cluster.measure() + kubernetes.measure(rounds)
 
 
 def peers(daemon: node.Daemon, data: Path, pods: list[str]) -> list[Figure]:
