@@ -16,7 +16,7 @@ from underlay.cli.daemon import _EPILOG
 from underlay.cni.config import parse_network
 from underlay.daemon.config import KubeSettings, LogSettings, Settings, load
 from underlay.ipam.pools import section
-from underlay.kube import manifest
+from underlay.kube import block_objects, manifest
 from underlay.multus import annotations, daemon_file
 from underlay.multus import config as multus
 from underlay.plugins import sriov_config
@@ -100,7 +100,7 @@ def test_the_pools_page_shows_what_its_example_does(tmp_path: Path) -> None:
     settings = {key: str(tmp_path / key) for key in ("state_dir", "run_dir")}
     settings["manifest_dir"] = str(tmp_path / "manifests")
     (tmp_path / "underlay.json").write_text(json.dumps(settings))
-    (session,) = blocks("docs/pools.md", "console")
+    session = next(each for each in blocks("docs/pools.md", "console") if each.startswith("# underlay ipam"))
     told = {}
     for step in filter(None, session.split("# ")):
         command, _, shown = step.partition("\n")
@@ -111,6 +111,25 @@ def test_the_pools_page_shows_what_its_example_does(tmp_path: Path) -> None:
         assert done.stdout.startswith(shown)
     assert "Reserved/default/web-0" in told["who"]
     assert list(told) == ["explain", "reserve", "who", "list", "release"]
+
+
+def test_the_pools_page_shows_files_and_objects_of_a_cluster_as_they_are() -> None:
+    install, shown = (each for each in blocks("docs/pools.md", "console") if "kubectl" in each)
+    applied = re.findall(r"-f (\S+)", install)
+    assert len(applied) == 3
+    assert all((ROOT / path).exists() for path in applied)
+    crd = yaml.safe_load((ROOT / "deploy/crds/underlayipblocks.yaml").read_text())["spec"]
+    assert {crd["names"]["plural"], *crd["names"]["shortNames"]} == set(re.findall(r"kubectl get (\S+)", shown))
+    columns = [each["name"] for each in crd["versions"][0]["additionalPrinterColumns"] if not each.get("priority")]
+    lines = shown.splitlines()
+    assert lines[1].split() == ["NAME", *columns]
+    name, revision, owned = lines[2].split()
+    leases = json.loads(lines[4].replace("\u2026", "x"))
+    spec = {"revision": int(revision), "owned": json.loads(owned), "leases": leases}
+    shape = msgspec.convert({"metadata": {"name": name}, "spec": spec}, block_objects.Shape)
+    block = block_objects.decode(shape)
+    assert block is not None
+    assert (len(block.owned), [one.pod for one in block.leases.values()]) == (3, ["shop/web-1"])
 
 
 def test_the_pools_page_holds_every_key_of_the_section_with_its_default() -> None:
