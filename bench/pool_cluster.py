@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ADDRESSES = 200
 PARALLEL = 20
-TURNS = 3
+TURNS = 5
 CONF: dict[str, object] = {"cniVersion": "1.0.0", "name": "pools", "type": "macvlan", "ipam": {"type": "spiderpool"}}
 THEIRS = "Spiderpool: 3.1-4.1 s; whereabouts: 13-15 s"
 

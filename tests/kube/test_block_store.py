@@ -11,7 +11,7 @@ from tests.kube.api_server import Fault
 from tests.kube.cluster_bench import QUICK, Lines, soon, until
 
 from underlay.cni.address import Address
-from underlay.ipam.pools.block import Block, BlockConflict, Key, StoreUnreachable, Want
+from underlay.ipam.pools.block import Block, BlockConflict, Key, StoreRefuses, StoreUnreachable, Want
 from underlay.ipam.pools.lease import HELD, Lease
 from underlay.kube.block_store import ApiBlocks
 from underlay.kube.client import Client
@@ -107,13 +107,14 @@ def test_what_is_not_known_to_have_happened_is_said_to_be_unknown(make, server):
     assert store.read(KEY, soon()).of("n1") == {FIRST}  # it has
     for fault in (Fault(path=PATH, status=503), Fault(path=PATH, status=429), Fault(path=PATH, cut=3)):
         server.faults.append(fault)
-        with pytest.raises(StoreUnreachable):
+        with pytest.raises(StoreUnreachable) as caught:
             store.read(KEY, soon())
+        assert not isinstance(caught.value, StoreRefuses)
     server.faults.append(Fault(path=PATH, delay=0.5))
     with pytest.raises(StoreUnreachable, match="timed out"):
         store.read(KEY, soon(0.05))
     server.forbidden.add(("patch", BLOCKS))
-    with pytest.raises(StoreUnreachable, match="cannot patch"):
+    with pytest.raises(StoreRefuses, match="cannot patch"):
         store.report(KEY, {FIRST: None}, soon())
     server.stop()
     with pytest.raises(StoreUnreachable, match="API server"):
@@ -123,8 +124,14 @@ def test_what_is_not_known_to_have_happened_is_said_to_be_unknown(make, server):
 def test_without_the_definition_it_says_what_to_do(make, server):
     server.unserved.add(BLOCKS)
     store = make()
-    with pytest.raises(StoreUnreachable, match="apply deploy/crds"):
-        store.swap(Block(KEY), own(Block(KEY), FIRST), soon())
+    for ask in (
+        lambda: store.swap(Block(KEY), own(Block(KEY), FIRST), soon()),
+        lambda: store.swap(replace(Block(KEY), version="1"), own(Block(KEY), FIRST), soon()),
+        lambda: store.read(KEY, soon()),
+        lambda: store.report(KEY, {FIRST: None}, soon()),
+    ):
+        with pytest.raises(StoreRefuses, match="apply deploy/crds"):
+            ask()
     assert until(lambda: "has no underlayipblocks" in store.fault())
     assert not store.ready()
 

@@ -156,6 +156,20 @@ def test_a_daemon_that_starts_without_the_api_server_goes_on_with_what_it_owns(a
     assert until(lambda: set(reported(api).values()) == {"default/web", "default/next"}, 30)
 
 
+def test_without_blocks_at_the_api_server_an_add_says_what_to_apply(api, make):
+    put_pool(api, "a", 2600, 20)
+    api.unserved.add(BLOCKS)
+    node = make("n1")
+    assert until(lambda: '"event":"ready"' in (node.directory / "daemon.log").read_text(), 20)
+    node.make_pods(["web"])
+    assert "apply deploy/crds" in node.ipam("ADD", "web")[1].get("msg", "")
+    api.unserved.clear()
+    api.forbidden.add(("create", BLOCKS))
+    assert until(lambda: "cannot create" in node.ipam("ADD", "web")[1].get("msg", ""))
+    api.forbidden.clear()
+    assert at_once([(node, "ADD", "web")])[0][0]
+
+
 def test_a_pool_that_is_being_deleted_hands_out_nothing_and_takes_back(api, make):
     put_pool(api, "a", 2600, 20)
     node = make("n1")

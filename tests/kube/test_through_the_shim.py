@@ -7,8 +7,10 @@ import socket
 
 import pytest
 from tests import published
+from tests.kube.api_objects import POOLS
 from tests.kube.api_server import EVENTS, NETWORKS, PODS, ApiServer, Fault, network, pod
 from tests.kube.cluster_bench import NODE, until
+from tests.kube.pool_nodes import WATCHED, owners, reported
 from tests.multus.multus_node import ShimAndDaemon
 
 STATUS = "k8s.v1.cni.cncf.io/network-status"
@@ -31,9 +33,15 @@ def api(uplink):
 
 
 @pytest.fixture
-def node(uplink, api, tmp_path):
+def pools():
+    """Where the daemon takes pools from."""
+    return "manifests"
+
+
+@pytest.fixture
+def node(uplink, api, tmp_path, pools):
     config = api.kubeconfig(tmp_path / "kubeconfig")
-    made = ShimAndDaemon(uplink, tmp_path, "--kubeconfig", config, "--node-name", NODE, "--pools", "manifests")
+    made = ShimAndDaemon(uplink, tmp_path, "--kubeconfig", config, "--node-name", NODE, "--pools", pools)
     yield made
     made.close()
 
@@ -49,6 +57,11 @@ def status_of(api, name):
 
 def nics(ns):
     return sorted(each["ifname"] for each in ns.ip("link", "show") if each["ifname"] != "lo")
+
+
+def address(ns, ifname):
+    (link,) = ns.ip("addr", "show", "dev", ifname, "scope", "global")
+    return next(each["local"] for each in link["addr_info"] if each.get("family") == "inet")
 
 
 def heard(node):
@@ -122,6 +135,27 @@ def test_pools_are_chosen_by_the_annotations_and_labels_that_the_server_tells(no
         ns = new_netns(name)
         ok, printed = node.call("ADD", CONF, netns=ns.path, container=name, args=args(name, uid))
         assert ok, printed
-        (link,) = ns.ip("addr", "show", "dev", "net1", "scope", "global")
-        held[name] = next(each["local"] for each in link["addr_info"] if each.get("family") == "inet")
+        held[name] = address(ns, "net1")
     assert held == {"db-0": "172.18.10.1", "web": "172.18.9.1"}
+
+
+@pytest.mark.parametrize("pools", ["cluster"])
+def test_nics_get_addresses_of_the_clusters_pools_by_the_namespaces_word(node, api, new_netns):
+    for name, ips in {"shop": "172.18.10.1-172.18.10.9", "other": "172.18.11.1-172.18.11.9"}.items():
+        api.put(POOLS, published.pool(name, subnet="172.18.0.0/16", ips=[ips], default=name == "other"))
+    word = {"ipam.spidernet.io/default-ipv4-ippool": '["shop"]'}
+    api.put("namespaces", {"metadata": {"name": "default", "annotations": word}})
+    api.put(NETWORKS, network("pooled", {"type": "macvlan", "master": "eth0", "ipam": {"type": "spiderpool"}}))
+    api.put(PODS, pod("web", node=NODE, uid="u1", networks="pooled,pooled"))
+    assert until(lambda: heard(node) == WATCHED, 20)
+    ns = new_netns("web")
+    ok, printed = node.call("ADD", CONF, netns=ns.path, args=args("web", "u1"))
+    assert ok, printed
+    held = {address(ns, "net1"), address(ns, "net2")}
+    assert len(held) == 2
+    assert owners(api).items() >= dict.fromkeys(held, NODE).items()
+    assert until(lambda: reported(api) == dict.fromkeys(held, "default/web"))
+    assert node.call("CHECK", CONF | {"prevResult": printed}, netns=ns.path, args=args("web", "u1")) == (True, None)
+    assert node.call("DEL", CONF, netns=ns.path, args=args("web", "u1")) == (True, None)
+    assert nics(ns) == []
+    assert until(lambda: reported(api) == {})

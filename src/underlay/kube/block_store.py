@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from underlay.ipam.pools.block import Block, BlockConflict, StoreUnreachable
+from underlay.ipam.pools.block import Block, BlockConflict, StoreRefuses, StoreUnreachable
 from underlay.kube import block_objects
 from underlay.kube.client import MERGE_PATCH
 from underlay.kube.faults import Refused, Unreachable
@@ -95,11 +95,11 @@ class ApiBlocks:
         self._seen.follow(changed)
 
     def read(self, key: Key, deadline: float) -> Block:
-        """The block as it is at the API server. Raises StoreUnreachable."""
+        """The block as it is at the API server. Raises StoreUnreachable; StoreRefuses, as the others do."""
         try:
             return self._asked("GET", _target(key), deadline)
         except Refused as fault:
-            if fault.status == 404:
+            if _is_missing(fault, key):
                 return Block(key)
             raise _says_nothing(fault) from fault
 
@@ -115,7 +115,7 @@ class ApiBlocks:
             patch = block_objects.change(before, after)
             return self._asked("PATCH", _target(before.key), deadline, patch, MERGE_PATCH)
         except Refused as fault:
-            if fault.status == 409 or (fault.status == 404 and before.version):
+            if fault.status == 409 or _is_missing(fault, before.key):
                 raise BlockConflict(f"block {before.key.name}: {fault.message}") from fault
             raise _says_nothing(fault) from fault
 
@@ -124,7 +124,7 @@ class ApiBlocks:
         try:
             self._asked("PATCH", _target(key), deadline, block_objects.report(key, leases), MERGE_PATCH)
         except Refused as fault:
-            if fault.status != 404:
+            if not _is_missing(fault, key):
                 raise _says_nothing(fault) from fault
 
     def _asked(
@@ -195,7 +195,13 @@ def _target(key: Key) -> str:
     return BLOCKS.target("", key.name)
 
 
+def _is_missing(fault: Refused, key: Key) -> bool:
+    """Whether it is the object that is not found. Of a definition that is missing the API server names no object."""
+    return fault.status == 404 and key.name in fault.message
+
+
 def _says_nothing(fault: Refused) -> StoreUnreachable:
     if fault.status == 404:
-        return StoreUnreachable("the API server has no UnderlayIPBlocks: apply deploy/crds")
-    return StoreUnreachable(f"the API server refuses the block: {fault}")
+        return StoreRefuses("the API server has no UnderlayIPBlocks: apply deploy/crds")
+    kind = StoreUnreachable if fault.status == 429 or fault.status >= 500 else StoreRefuses
+    return kind(f"the API server refuses the block: {fault}")

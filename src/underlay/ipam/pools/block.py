@@ -82,6 +82,12 @@ class StoreUnreachable(Exception):
     """No answer, or one that says nothing: the write may have happened or not. ``str()`` says what stood in the way."""
 
 
+class StoreRefuses(StoreUnreachable):
+    """The store's answer is that it will not (a right or a definition is missing): nothing was written, and asking
+    again at once is of no use.
+    """
+
+
 class BlockStore(Protocol):
     """Where blocks are. Thread-safe; ``deadline`` is on the ``time.monotonic`` clock of whoever calls.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from underlay.cni.address import Address, text
 from underlay.errors import TryAgain
 from underlay.ipam.pools import intervals, seek
-from underlay.ipam.pools.block import SIZE, Key, StoreUnreachable, Want, key_of
+from underlay.ipam.pools.block import SIZE, Key, StoreRefuses, StoreUnreachable, Want, key_of
 from underlay.ipam.pools.lease import KEPT, keepers
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ class OwnedBlocks:
             own.check_away()
             try:
                 return own.swap(block, after, deadline)
+            except StoreRefuses:
+                raise
             except StoreUnreachable:
                 own.read(block.key, deadline)  # the answer may be all that was lost
         return not own.view.get(block.key).of(own.node).isdisjoint(values)
