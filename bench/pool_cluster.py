@@ -114,6 +114,7 @@ def figures(count: int, parallel: int, what: str, must: float | None) -> list[Fi
         nodes = Nodes(server, Path(scratch), count)
         try:
             cold, again, failures, writes = turns(nodes, parallel)
+            peak = max(each.memory("VmHWM") for each in nodes.daemons.values())
         finally:
             nodes.stop()
     met = None if must is None else statistics.median(cold) <= must
@@ -123,6 +124,7 @@ def figures(count: int, parallel: int, what: str, must: float | None) -> list[Fi
         Figure("- the same pods again", "", spread(again, "s"), None),
         Figure("- calls that failed, addresses that leaked", "0", str(failures), failures == 0),
         Figure("- API writes an ADD or DEL", "", f"{each:.2f}", None),
+        Figure("- daemon: RSS, peak", "<= 90 MiB", f"{peak:.1f} MiB", peak <= 90),
     ]
 
 

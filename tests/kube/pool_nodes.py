@@ -41,7 +41,11 @@ class PoolNode(ShimAndDaemon):
         """Whether every cache has had its first list."""
         log = (self.directory / "daemon.log").read_text()
         listed = set(re.findall(r'"event": ?"listed","resource": ?"([a-z-]+)"', log))
-        return len(listed) == WATCHED and '"event":"ready"' in log
+        return len(listed) == WATCHED and self.starts() > 0
+
+    def starts(self) -> int:
+        """How often it was ready so far."""
+        return (self.directory / "daemon.log").read_text().count('"event":"ready"')
 
     def make_pods(self, names: Iterable[str], **metadata: Any) -> list[str]:
         """Pods of this node at the API server."""

@@ -150,6 +150,7 @@ def test_a_daemon_that_starts_without_the_api_server_goes_on_with_what_it_owns(a
     node.close()
     api.stop()
     node.start()
+    assert until(lambda: node.starts() == 2, 20)
     assert node.leases() == {held: "default/web"}
     assert node.address("next") != held
     api.start()
@@ -160,7 +161,7 @@ def test_without_blocks_at_the_api_server_an_add_says_what_to_apply(api, make):
     put_pool(api, "a", 2600, 20)
     api.unserved.add(BLOCKS)
     node = make("n1")
-    assert until(lambda: '"event":"ready"' in (node.directory / "daemon.log").read_text(), 20)
+    assert until(node.starts, 20)
     node.make_pods(["web"])
     assert "apply deploy/crds" in node.ipam("ADD", "web")[1].get("msg", "")
     api.unserved.clear()
@@ -168,6 +169,17 @@ def test_without_blocks_at_the_api_server_an_add_says_what_to_apply(api, make):
     assert until(lambda: "cannot create" in node.ipam("ADD", "web")[1].get("msg", ""))
     api.forbidden.clear()
     assert at_once([(node, "ADD", "web")])[0][0]
+
+
+def test_status_says_why_no_pool_can_be_used(api, make):
+    api.unserved.add(POOLS)
+    node = make("n1")
+    assert until(node.starts, 20)
+    ok, printed = node.ipam("STATUS", "")
+    assert (ok, printed["code"]) == (False, 50)
+    assert "SpiderIPPools: the API server has no spiderippools" in printed["msg"]
+    node.make_pods(["web"])
+    assert until(lambda: "address pools are not known yet" in node.ipam("ADD", "web")[1]["msg"])
 
 
 def test_a_pool_that_is_being_deleted_hands_out_nothing_and_takes_back(api, make):

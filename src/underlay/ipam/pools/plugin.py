@@ -174,7 +174,8 @@ class Spiderpool(sections.Parsing):
             names = [name for family in choice.pools.values() for name in family]
         usable = [pool for name in names if not (pool := catalogue.pools[name]).disabled and not pool.terminating]
         if not usable and not catalogue.subnets:
-            raise NotAvailable("there is no address pool that can be used", hint="Create a SpiderIPPool.")
+            unread = f"; not read: {catalogue.faults[0]}" if catalogue.faults else ""
+            raise NotAvailable(f"there is no address pool that can be used{unread}", hint="Create a SpiderIPPool.")
         if usable and not any(self.leases.room(pool) for pool in usable):
             full = ", ".join(repr(pool.name) for pool in usable)
             raise NotAvailable(f"no address is free in {full}", hint="Enlarge a pool, or delete pods.")
