@@ -189,6 +189,7 @@ class Objects:
             if subresource:
                 patch = {key: value for key, value in patch.items() if key in ("metadata", subresource)}
             new = merged(old, patch)
+            new["metadata"] = dict(new["metadata"])  # what a patch does not name is the old one's, whose history stays
             new["metadata"]["name"], new["metadata"]["uid"] = name, old["metadata"]["uid"]
             return self._store(resource, new, old)
 

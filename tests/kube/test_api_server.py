@@ -123,6 +123,14 @@ def test_a_patch_of_another_version_is_a_conflict_and_one_that_names_none_is_not
     assert ask(server, f"{BLOCK}/b", method="PATCH", body={"spec": {"b": 3}})["spec"]["b"] == 3
 
 
+def test_what_a_watch_has_yet_to_tell_is_as_it_was(server):
+    made = server.put(BLOCKS, {"metadata": {"name": "b"}, "spec": {"a": 1}})
+    patched = ask(server, f"{BLOCK}/b", method="PATCH", body={"spec": {"a": 2}})
+    version = int(made["metadata"]["resourceVersion"]) - 1
+    found = events(server, f"{BLOCK}?watch=1&resourceVersion={version}", 2)
+    assert [each["object"] for each in found] == [made, patched]
+
+
 def test_what_is_not_served_is_not_found(server):
     server.unserved.add(BLOCKS)
     assert refusal(server, BLOCK)[:2] == (404, "NotFound")
