@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from underlay import __version__
-from underlay.daemon import builtin, config, health, pool_desk
+from underlay.daemon import builtin, config, health, pool_desk, shapes
 from underlay.daemon import pools as address_pools
 from underlay.daemon.departures import Departures
 from underlay.daemon.handler import Handler
@@ -168,6 +168,7 @@ class Daemon:
 
     def start(self) -> None:
         """Bring the node into the state that the ledger and the spool say, then serve. Raises UnderlayError."""
+        shapes.make_ready()
         if self._settings.health_address:
             self._probes = Probes(*config.split_address(self._settings.health_address), self._health.status)
         if self._cluster is not None:

@@ -138,6 +138,11 @@ class Resource(Generic[Value]):
     selector: str = ""
     shape: Any = _Item
 
+    def __post_init__(self) -> None:
+        # Not at the first object: msgspec is not to look at a Struct from two threads at once (see daemon.shapes).
+        _pages(self.shape)
+        _items(self.shape)
+
     def list_target(self, *, limit: int, version: str | None, more: str) -> str:
         """Path and query of a page; ``version`` "0": whatever the server has at hand, None: the newest."""
         query = {"limit": str(limit), **self._selected()}
