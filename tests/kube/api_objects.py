@@ -23,6 +23,7 @@ EVENTS = "events"
 LEASES = "leases"
 POOLS, RESERVED, SUBNETS = "spiderippools", "spiderreservedips", "spidersubnets"
 BLOCKS = "underlayipblocks"
+ENDPOINTS = "spiderendpoints"
 
 API_VERSION = {
     PODS: ("v1", "Pod"),
@@ -38,9 +39,12 @@ API_VERSION = {
     "statefulsets": ("apps/v1", "StatefulSet"),
     "virtualmachines": ("kubevirt.io/v1", "VirtualMachine"),
     "virtualmachineinstances": ("kubevirt.io/v1", "VirtualMachineInstance"),
+    ENDPOINTS: ("spiderpool.spidernet.io/v2beta1", "SpiderEndpoint"),
+    "deployments": ("apps/v1", "Deployment"),
     "ipamclaims": ("k8s.cni.cncf.io/v1alpha1", "IPAMClaim"),
 }
 CLUSTER_SCOPED = {"namespaces", "nodes", POOLS, RESERVED, SUBNETS, BLOCKS}
+WITH_STATUS = {PODS, "nodes", POOLS, SUBNETS, RESERVED}  # what only a request for the subresource changes
 
 
 class Refused(Exception):
@@ -188,10 +192,30 @@ class Objects:
             _precondition(resource, name, patch.get("metadata", {}), old)
             if subresource:
                 patch = {key: value for key, value in patch.items() if key in ("metadata", subresource)}
+            elif resource in WITH_STATUS:
+                patch = {key: value for key, value in patch.items() if key != "status"}
             new = merged(old, patch)
             new["metadata"] = dict(new["metadata"])  # what a patch does not name is the old one's, whose history stays
             new["metadata"]["name"], new["metadata"]["uid"] = name, old["metadata"]["uid"]
+            if "deletionTimestamp" in new["metadata"] and not new["metadata"].get("finalizers"):
+                self.delete(resource, namespace, name)
+                return new
             return self._store(resource, new, old)
+
+    def remove(self, resource: str, namespace: str, name: str, options: Object) -> Object:
+        """A request to delete: with finalizers the object is only marked, and goes when the last of them is taken off.
+        Preconditions: 409 where they differ.
+        """
+        with self.changed:
+            old = self._existing(resource, namespace, name)
+            _precondition(resource, name, options.get("preconditions", {}), old)
+            if not old["metadata"].get("finalizers"):
+                self.delete(resource, namespace, name)
+                return old
+            if "deletionTimestamp" in old["metadata"]:
+                return old
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            return self._store(resource, merged(old, {"metadata": {"deletionTimestamp": now}}), old)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

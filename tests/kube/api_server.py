@@ -8,9 +8,10 @@
     server.requests                                        what was asked, in order: verb, resource, name, user, …
     server.kubeconfig(path)                                writes a kubeconfig that leads here
 
-It lists with paging, watches with bookmarks and field selectors, gets, creates, replaces, and merge-patches, the
-``status`` subresource too, with metadata.uid and resourceVersion as preconditions; it serves PartialObjectMetadata
-where Accept asks for it. A daemon in another network namespace reaches it where ``listen`` makes the socket in there:
+It lists with paging, watches with bookmarks and field selectors, gets, creates, replaces, merge-patches (the
+``status`` subresource too) and deletes (with finalizers), metadata.uid and resourceVersion being preconditions; it
+serves PartialObjectMetadata where Accept asks for it. A daemon in another network namespace reaches it where ``listen``
+makes the socket in there:
 
     def listen(host, port):
         with netns.entered():
@@ -337,6 +338,10 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(request.body)
         self._json(200, self._api.objects.update(request.resource, request.namespace, request.name, wanted))
 
+    def delete(self, request: Request) -> None:
+        options = json.loads(request.body) if request.body else {}
+        self._json(200, self._api.objects.remove(request.resource, request.namespace, request.name, options))
+
     def watch(self, request: Request) -> None:
         objects, query, chosen = self._api.objects, request.query, _chosen(request)
         version = int(query.get("resourceVersion") or 0)
@@ -434,7 +439,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 _ANSWERS: dict[str, Callable[[_Handler, Request], None]] = {
     "list": _Handler.list, "watch": _Handler.watch, "get": _Handler.get,
-    "create": _Handler.create, "update": _Handler.update, "patch": _Handler.patch,
+    "create": _Handler.create, "update": _Handler.update, "patch": _Handler.patch, "delete": _Handler.delete,
 }  # fmt: skip
 
 

@@ -1,0 +1,61 @@
+"""What has to be written so that statuses and SpiderEndpoints say what the views say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from underlay.controller import views, writes
+from underlay.ipam.pools.objects import ENDPOINT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from underlay.controller.known import Known
+    from underlay.controller.watched import Document
+    from underlay.controller.writes import Write
+
+# Theirs, and ours where an earlier controller set it: it is taken off what is to go, and set on pools alone.
+FINALIZER: Final = "spiderpool.spidernet.io"
+_POOL_KEYS: Final = frozenset({"totalIPCount", "allocatedIPCount", "allocatedIPs"})
+_SUBNET_KEYS: Final = frozenset({"totalIPCount", "allocatedIPCount", "controlledIPPools"})
+
+
+def of_views(known: Known) -> Iterator[Write]:
+    """Every write; none where the objects say it already."""
+    yield from _statuses(writes.POOLS, known.pools, views.pool_statuses(known), _POOL_KEYS)
+    yield from _statuses(writes.SUBNETS, known.subnets, views.subnet_statuses(known), _SUBNET_KEYS)
+    wanted = views.endpoints(known)
+    for key, status in wanted.items():
+        found = known.endpoints.get(key)
+        if found is None:
+            namespace, name = key
+            yield writes.create(writes.ENDPOINTS, ENDPOINT, {"namespace": namespace, "name": name}, status=status)
+        elif not found.metadata.deletion_timestamp:
+            if change := writes.difference(found.status, status):
+                yield writes.patch(writes.ENDPOINTS, found, {"status": change}, part="all")
+        elif FINALIZER in found.metadata.finalizers:
+            yield without_finalizer(writes.ENDPOINTS, found)  # it is made anew
+    for key in views.forgotten(known, wanted):
+        yield from _gone(known.endpoints[key])
+
+
+def without_finalizer(plural: str, found: Document) -> Write:
+    """Take our finalizer off, and leave others' where they are."""
+    left = [each for each in found.metadata.finalizers if each != FINALIZER]
+    change = {"metadata": {"finalizers": left or None}}
+    return writes.patch(plural, found, change, part="metadata", version=True)
+
+
+def _gone(found: Document) -> Iterator[Write]:
+    if FINALIZER in found.metadata.finalizers:
+        yield without_finalizer(writes.ENDPOINTS, found)
+    elif not found.metadata.deletion_timestamp:
+        yield writes.delete(writes.ENDPOINTS, found)
+
+
+def _statuses(
+    plural: str, documents: Mapping[str, Document], wanted: Mapping[str, dict[str, Any]], keys: frozenset[str]
+) -> Iterator[Write]:
+    for name, status in wanted.items():
+        if change := writes.difference(documents[name].status, status, keys):
+            yield writes.patch(plural, documents[name], {"status": change}, part="status")
