@@ -1,0 +1,146 @@
+"""Takes from nodes that are down what they own, since they cannot give it back.
+
+    the Node is gone, or tainted node.kubernetes.io/out-of-service ──asked of the API server──▶ no pod of it is left ──▶
+        its addresses ──▶ free, resting from now on       compare-and-swap, block by block
+                      ──▶ whoever wants it                 in the dead owner's place
+        its wants     ──▶ gone
+
+Nothing is decided by time: a node that is merely silent may run its pods for days. What a dead node held or kept for a
+keeper (a StatefulSet's pod, a virtual machine, a claim) stays its own for a minute longer, unless it is wanted: until
+then the keeper's new pod can find it and ask for it by name.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from underlay.controller import asking
+from underlay.ipam.pools.block import BlockConflict, StoreUnreachable
+from underlay.kube.backoff import Backoff
+from underlay.kube.faults import Refused, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from underlay.controller.known import Known
+    from underlay.ipam.pools.block import Block, BlockStore
+    from underlay.kube.client import Client
+    from underlay.kube.source import Log
+
+KEEPING_SECONDS: Final = 60.0
+_REQUEST_SECONDS: Final = 10.0
+_FIRST: Final = 1.0
+_LONGEST: Final = 30.0
+
+
+def suspects(known: Known) -> set[str]:
+    """The nodes that own or want addresses and that seem to be down."""
+    named = {owner for block in known.blocks for owner in block.owned.values()}
+    named |= {want.node for block in known.blocks for want in block.wanted.values()}
+    return {name for name in named if name not in known.nodes or asking.is_marked_down(known.nodes[name])}
+
+
+def evicted(block: Block, dead: str, others: Collection[str], now: int, *, keepers_too: bool) -> Block:
+    """The block without what ``dead`` owns and wants; ``others`` are dead as well, and get nothing. ``now`` in realtime
+    nanoseconds. The same block where there is nothing to change.
+    """
+    wanted = {value: want for value, want in block.wanted.items() if want.node != dead}
+    owned, resting, leases = dict(block.owned), dict(block.resting), dict(block.leases)
+    for value in block.of(dead):
+        lease, want = leases.get(value), wanted.get(value)
+        if want is not None and want.node not in others:
+            owned[value] = want.node
+            del wanted[value]
+        elif lease is not None and lease.keeper and not keepers_too:
+            continue
+        else:
+            del owned[value]
+            wanted.pop(value, None)  # nobody need be asked any more
+        resting[value] = now
+        leases.pop(value, None)
+    if owned == block.owned and wanted == block.wanted:
+        return block
+    revision = block.revision + (owned != block.owned)
+    return replace(block, revision=revision, owned=owned, wanted=wanted, resting=resting, leases=leases)
+
+
+@dataclass(slots=True)
+class _Suspect:
+    """What is remembered of a node that seems to be down."""
+
+    due: float = 0.0
+    down_since: float | None = None
+    backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST, _LONGEST))
+    told: str = ""
+
+
+class DeadNodes:
+    """Used by one thread. ``until()`` is the monotonic time up to which writing is allowed."""
+
+    def __init__(
+        self, client: Client, store: BlockStore, log: Log, until: Callable[[], float],
+        *, keeping: float = KEEPING_SECONDS, monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._store = store
+        self._log = log
+        self._until = until
+        self._keeping = keeping
+        self._monotonic = monotonic
+        self._suspects: dict[str, _Suspect] = {}
+
+    def look(self, known: Known) -> None:
+        """See to every node that seems to be down and whose time has come. Returns after a few requests for each."""
+        now = self._monotonic()
+        named = suspects(known)
+        self._suspects = {name: self._suspects.get(name, _Suspect()) for name in sorted(named)}
+        for name, suspect in self._suspects.items():
+            if suspect.due <= now and self._until() > now:
+                self._see_to(name, suspect, known, named)
+
+    def _see_to(self, name: str, suspect: _Suspect, known: Known, others: Collection[str]) -> None:
+        try:
+            words = self._obstacle(name)
+            if words:
+                suspect.down_since = None
+            else:
+                words = self._evict(name, suspect, known, others)
+        except (Refused, Unreachable, StoreUnreachable) as fault:
+            words = str(fault)
+        suspect.due = self._monotonic() + (suspect.backoff.next() if words else _FIRST)
+        if words and words != suspect.told:
+            self._log("info", "node seems to be down, its addresses stay its own", node=name, cause=words)
+        suspect.told = words
+
+    def _obstacle(self, name: str) -> str:
+        """What speaks against the node's being dead, in words; "" for nothing."""
+        if not asking.node_is_down(self._client, name, self._deadline()):
+            return "the API server says that it is there, and not out of service"
+        left = asking.pods_left(self._client, name, self._deadline())
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        return f"there is pod {left[0]}{more} on it" if left else ""
+
+    def _evict(self, name: str, suspect: _Suspect, known: Known, others: Collection[str]) -> str:
+        now = self._monotonic()
+        if suspect.down_since is None:
+            suspect.down_since = now
+        keepers_too = now - suspect.down_since >= self._keeping
+        freed = conflicts = 0
+        for before in known.blocks:
+            after = evicted(before, name, others, time.time_ns(), keepers_too=keepers_too)
+            if after is before:
+                continue
+            try:
+                self._store.swap(before, after, self._deadline())
+            except BlockConflict:
+                conflicts += 1  # the watch will show what it is by now
+            else:
+                freed += len(before.of(name)) - len(after.of(name))
+        if freed:
+            self._log("info", "addresses taken from a node that is down", node=name, addresses=freed)
+        return f"{conflicts} blocks were changed by others meanwhile" if conflicts else ""
+
+    def _deadline(self) -> float:
+        return min(time.monotonic() + _REQUEST_SECONDS, self._until())
