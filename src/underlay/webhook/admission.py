@@ -2,6 +2,9 @@
 
 errors      denied, all of them in status.message        what was wrong before already: a warning only, so that an
 warnings    allowed, each in "warnings"                   object from before the webhook can still be changed
+
+Where the cluster is known (the controller), an address pool is looked at among the others as well, and may not be taken
+away while it is in use.
 """
 
 from __future__ import annotations
@@ -12,15 +15,19 @@ import msgspec
 
 from underlay.cni.decoding import FAULTS
 from underlay.kube import workloads
-from underlay.multus import lint_objects
+from underlay.multus import lint_objects, lint_pools
 from underlay.multus.findings import Finding, Severity, Subject
 from underlay.multus.lint_objects import Known
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from underlay.ipam.pools.objects import Pool, Reserved, Subnet
     from underlay.kube.workloads import Found
     from underlay.multus.lint import Linter
+    from underlay.multus.lint_pools import Around
+
+    Look = Callable[[], Around | None]
 
 _VERSION: Final = "admission.k8s.io/v1"
 _KIND: Final = "AdmissionReview"
@@ -90,8 +97,12 @@ class Decision(msgspec.Struct, frozen=True):
 _DECODER: Final = msgspec.json.Decoder(_Review)
 
 
-def answer(raw: bytes, linter: Linter) -> Decision:
-    """The answer to a request's body. Raises NoReview."""
+def _unknown() -> None:
+    """Nothing is known of the cluster."""
+
+
+def answer(raw: bytes, linter: Linter, around: Look = _unknown) -> Decision:
+    """What is answered to a body; ``around`` says what is known of the cluster, None for nothing. Raises NoReview."""
     try:
         review = _DECODER.decode(raw)
     except FAULTS as fault:
@@ -101,7 +112,7 @@ def answer(raw: bytes, linter: Linter) -> Decision:
             f"the body is a {review.kind[:60]!r} of {review.api_version[:60]!r}, not a {_KIND} of {_VERSION}"
         )
     request = review.request
-    errors, warnings = _judge(request, linter)
+    errors, warnings = _judge(request, linter, around())
     response = _Response(
         uid=request.uid,
         allowed=not errors,
@@ -113,23 +124,42 @@ def answer(raw: bytes, linter: Linter) -> Decision:
     return Decision(body, subject, not errors, len(errors), len(warnings))
 
 
-def _judge(request: _Request, linter: Linter) -> tuple[list[Finding], list[Finding]]:
+def _judge(request: _Request, linter: Linter, around: Around | None) -> tuple[list[Finding], list[Finding]]:
     """Errors, and what else is to be said."""
-    if request.operation not in ("CREATE", "UPDATE") or request.sub_resource or request.object is None:
-        return [], []
     kind = request.kind
     version = f"{kind.group}/{kind.version}" if kind.group else kind.version
-    if not workloads.is_read(kind.kind, version) or _is_going(request.object):
+    if request.sub_resource or not workloads.is_read(kind.kind, version):
         return [], []
-    namespace = request.namespace or "default"
-    found = _findings(workloads.of_object(kind.kind, request.object, namespace), linter)
+    if request.operation == "DELETE":
+        return _taken_away(request, around), []
+    if request.operation not in ("CREATE", "UPDATE") or request.object is None or _is_going(request.object):
+        return [], []
+    found, new = _findings(_of(request, request.object), linter, around)
     before: set[tuple[str, str]] = set()
     if request.operation == "UPDATE" and request.old_object is not None:
-        old = _findings(workloads.of_object(kind.kind, request.old_object, namespace), linter)
-        before = {(each.field, each.message) for each in old}
+        old_findings, old = _findings(_of(request, request.old_object), linter, around)
+        before = {(each.field, each.message) for each in old_findings}
+        if around is not None and old is not None:
+            found = [*found, *lint_pools.instead_of(Subject("", kind.kind, old.name), old, new, around)]
     refused = [each for each in found if each.severity is Severity.ERROR and (each.field, each.message) not in before]
     told = [each for each in found if each.severity is not Severity.INFO and each not in refused]
     return refused, told
+
+
+def _taken_away(request: _Request, around: Around | None) -> list[Finding]:
+    """One that is going already may be asked to go again."""
+    if around is None or request.old_object is None or _is_going(request.old_object):
+        return []
+    found = _of(request, request.old_object)
+    if found.pool is None:
+        return []
+    subject = Subject("", found.kind, found.name)
+    old = lint_objects.address_pool(subject, found.pool)[1]
+    return [] if old is None else lint_pools.without(subject, old, around)
+
+
+def _of(request: _Request, found: dict[str, Any]) -> Found:
+    return workloads.of_object(request.kind.kind, found, request.namespace or "default")
 
 
 def _is_going(found: dict[str, Any]) -> bool:
@@ -138,15 +168,21 @@ def _is_going(found: dict[str, Any]) -> bool:
     return isinstance(metadata, dict) and bool(metadata.get("deletionTimestamp"))
 
 
-def _findings(found: Found, linter: Linter) -> Sequence[Finding]:
+def _findings(
+    found: Found, linter: Linter, around: Around | None
+) -> tuple[Sequence[Finding], Pool | Reserved | Subnet | None]:
+    """The findings; of an address pool that can be read, it as well."""
     subject = Subject("", found.kind, found.name)
     if found.network is not None:
-        return lint_objects.definition(linter, subject, found.network).findings
+        return lint_objects.definition(linter, subject, found.network).findings, None
     if found.pod is not None:
-        return lint_objects.pod(subject, found.pod, found.at, Known())
+        return lint_objects.pod(subject, found.pod, found.at, Known()), None
     if found.pool is not None:
-        return lint_objects.address_pool(subject, found.pool)[0]
-    return [Finding(subject, Severity.ERROR, found.field, found.fault)]
+        findings, pool = lint_objects.address_pool(subject, found.pool)
+        if around is not None and pool is not None:
+            findings += lint_pools.beside(subject, pool, around)
+        return findings, pool
+    return [Finding(subject, Severity.ERROR, found.field, found.fault)], None
 
 
 def _message(errors: Sequence[Finding]) -> str:
