@@ -47,8 +47,9 @@ def pool(name: str = "p", status: Any = None, metadata: Any = None, **spec: Any)
     return document("SpiderIPPool", name, spec, status, **(metadata or {}))
 
 
-def subnet(name: str = "s", status: Any = None, **spec: Any) -> Object:
-    return document("SpiderSubnet", name, {"subnet": "10.0.0.0/24", "ips": ["10.0.0.10-10.0.0.99"], **spec}, status)
+def subnet(name: str = "s", status: Any = None, metadata: Any = None, **spec: Any) -> Object:
+    spec = {"subnet": "10.0.0.0/24", "ips": ["10.0.0.10-10.0.0.99"], **spec}
+    return document("SpiderSubnet", name, spec, status, **(metadata or {}))
 
 
 def reserved(*ips: str, name: str = "r") -> Object:

@@ -52,13 +52,17 @@ def create(plural: str, kind: str, metadata: dict[str, Any], **content: Any) -> 
     return Write(Thing(plural, namespace, name), "POST", target, msgspec.json.encode(body))
 
 
-def patch(plural: str, of: Document, change: dict[str, Any], *, part: str, version: bool = False) -> Write:
-    """Change an object, as far as it is still the same one; with ``version`` only while nobody else has changed it."""
+def patch(
+    plural: str, of: Document, change: dict[str, Any], *, part: str, thing: str = "", version: bool = False
+) -> Write:
+    """Change an object, as far as it is still the same one; with ``version`` only while nobody else has changed it.
+    ``part`` "status" goes to the subresource; ``thing`` names a part of a part.
+    """
     guard = {"uid": of.metadata.uid} | ({"resourceVersion": of.metadata.resource_version} if version else {})
     body = {**change, "metadata": {**change.get("metadata", {}), **guard}}
     target = f"{_path(plural, of.namespace)}/{quote(of.name, safe='')}"
-    thing = Thing(plural, of.namespace, of.name, part)
-    return Write(thing, "PATCH", f"{target}/status" if part == "status" else target, msgspec.json.encode(body))
+    target = f"{target}/status" if part == "status" else target
+    return Write(Thing(plural, of.namespace, of.name, thing or part), "PATCH", target, msgspec.json.encode(body))
 
 
 def delete(plural: str, of: Document) -> Write:
