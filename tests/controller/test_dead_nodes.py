@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,42 +50,53 @@ def test_who_owns_or_wants_something_and_is_gone_or_marked_is_a_suspect():
 def test_addresses_become_free_and_rest_and_wants_and_leases_go():
     held = lease("10.0.0.1", node="n1").lease
     before = block(revision=4, owned={A: "n1", B: "n2"}, wanted={B: Want("n1")}, leases={A: held}, resting={C: 5})
-    after = evicted(before, "n1", {"n1"}, 77, keepers_too=True)
+    after = evicted(before, "n1", {"n1"}, 77)
     assert after == block(revision=5, owned={B: "n2"}, resting={A: 77, C: 5})
 
 
-def test_a_want_alone_changes_no_ownership():
+def test_a_want_alone_is_a_change_too():
     before = block(revision=4, owned={B: "n2"}, wanted={B: Want("n1")})
-    assert evicted(before, "n1", {"n1"}, 77, keepers_too=True) == block(revision=4, owned={B: "n2"})
+    assert evicted(before, "n1", {"n1"}, 77) == block(revision=5, owned={B: "n2"})
 
 
 def test_an_address_that_is_wanted_goes_to_whoever_wants_it():
-    before = block(owned={A: "n1", B: "n1"}, wanted={A: Want("n2", "StatefulSet/default/db-0"), B: Want("n3")})
-    after = evicted(before, "n1", {"n1", "n3"}, 77, keepers_too=False)
+    before = block(owned={A: "n1", B: "n1"}, wanted={A: Want("n2"), B: Want("n3")})
+    after = evicted(before, "n1", {"n1", "n3"}, 77)
     assert (after.owned, after.wanted) == ({A: "n2"}, {})  # n3 is dead, too
     assert after.resting == {A: 77, B: 77}
 
 
-def test_what_is_for_a_keeper_waits_for_it():
-    kept = lease("10.0.0.1", node="n1", state=KEPT, keeper="StatefulSet/default/db-0").lease
-    before = block(owned={A: "n1", B: "n1"}, leases={A: kept})
-    assert evicted(before, "n1", {"n1"}, 77, keepers_too=False).owned == {A: "n1"}
-    assert evicted(before, "n1", {"n1"}, 77, keepers_too=True).owned == {}
+KEEPER = "StatefulSet/default/db-0"
+
+
+def test_what_is_for_a_keeper_is_kept_for_it_and_owned_by_nobody():
+    held = lease("10.0.0.1", node="n1", keeper=KEEPER, boot="b").lease
+    assert held is not None
+    after = evicted(block(owned={A: "n1"}, wanted={A: Want("n2")}, leases={A: held}), "n1", {"n1"}, 77)
+    assert (after.owned, after.wanted) == ({}, {})
+    assert after.leases == {A: held._replace(state=KEPT, uid="", container_id="", boot="")}
+
+
+def test_what_is_for_a_keeper_goes_to_the_node_that_asks_on_its_behalf():
+    kept = lease("10.0.0.1", node="n1", state=KEPT, keeper=KEEPER).lease
+    assert kept is not None
+    after = evicted(block(owned={A: "n1"}, wanted={A: Want("n2", KEEPER)}, leases={A: kept}), "n1", {"n1"}, 77)
+    assert (after.owned, after.leases[A].keeper) == ({A: "n2"}, KEEPER)
 
 
 def test_a_block_of_others_is_the_same_block():
     before = block(owned={A: "n2"}, wanted={A: Want("n3")})
-    assert evicted(before, "n1", {"n1"}, 77, keepers_too=True) is before
+    assert evicted(before, "n1", {"n1"}, 77) is before
 
 
 NAMES = st.sampled_from(["n1", "n2", "n3"])
 VALUES = st.integers(A - 1, A + 14)
 
 
-@given(st.dictionaries(VALUES, NAMES), st.dictionaries(VALUES, NAMES), st.booleans())
-def test_nobody_elses_address_changes_hands(owned, wanted, keepers_too):
+@given(st.dictionaries(VALUES, NAMES), st.dictionaries(VALUES, NAMES))
+def test_nobody_elses_address_changes_hands(owned, wanted):
     before = block(owned=owned, wanted={each: Want(name) for each, name in wanted.items()})
-    after = evicted(before, "n1", {"n1"}, 77, keepers_too=keepers_too)
+    after = evicted(before, "n1", {"n1"}, 77)
     assert {each: name for each, name in owned.items() if name != "n1"}.items() <= after.owned.items()
     assert "n1" not in after.owned.values()
     assert "n1" not in {want.node for want in after.wanted.values()}
@@ -155,23 +165,6 @@ def test_a_marked_node_keeps_its_addresses_while_it_has_a_pod(dead, server):
     server.delete(PODS, "default", "web")
     look(looking, store, node("n1", OUT))
     assert owners(store) == set()
-
-
-def test_a_keepers_address_is_free_after_its_time_or_goes_to_who_wants_it(dead, server):
-    now = [1000.0]
-    kept = [lease(f"10.0.0.{n}", node="n1", state=KEPT, keeper=f"StatefulSet/default/db-{n}") for n in (1, 2)]
-    looking, store = dead(*kept, keeping=60, monotonic=lambda: now[0])
-    look(looking, store)
-    assert owners(store) == {"n1"}
-    (before,) = store.known()
-    from dataclasses import replace
-
-    store.swap(before, replace(before, wanted={A: Want("n2", "StatefulSet/default/db-1")}), time.monotonic() + 1)
-    look(looking, store, node("n2"))
-    assert [each.owned for each in store.known()] == [{A: "n2", B: "n1"}]
-    now[0] += 61
-    look(looking, store, node("n2"))
-    assert [each.owned for each in store.known()] == [{A: "n2"}]
 
 
 @pytest.mark.parametrize("fault", [

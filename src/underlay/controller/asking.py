@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from underlay.controller.watched import Node
+from underlay.ipam.pools.lease import CLAIM
 from underlay.kube.faults import Refused, Unreachable
 from underlay.kube.resources import JSON, PARTIAL_OBJECT
 
@@ -30,6 +31,9 @@ _PATHS: Final = {
     "DaemonSet": ("/apis/apps/v1", "daemonsets"),
     "Job": ("/apis/batch/v1", "jobs"),
     "CronJob": ("/apis/batch/v1", "cronjobs"),
+    "VirtualMachine": ("/apis/kubevirt.io/v1", "virtualmachines"),
+    "VirtualMachineInstance": ("/apis/kubevirt.io/v1", "virtualmachineinstances"),
+    CLAIM: ("/apis/k8s.cni.cncf.io/v1alpha1", "ipamclaims"),
 }
 
 
@@ -47,6 +51,19 @@ class _Pod(msgspec.Struct):
     spec: _Spec = msgspec.field(default_factory=_Spec)
 
 
+class _Ordinals(msgspec.Struct):
+    start: int = 0
+
+
+class _SetSpec(msgspec.Struct):
+    replicas: int = 1
+    ordinals: _Ordinals | None = None
+
+
+class _Set(msgspec.Struct):
+    spec: _SetSpec = msgspec.field(default_factory=_SetSpec)
+
+
 class _ListMetadata(msgspec.Struct):
     more: str = msgspec.field(default="", name="continue")
 
@@ -58,6 +75,7 @@ class _Pods(msgspec.Struct):
 
 _PODS: Final = msgspec.json.Decoder(_Pods)
 _NODE: Final = msgspec.json.Decoder(Node)
+_SET: Final = msgspec.json.Decoder(_Set)
 
 
 def is_marked_down(node: Node) -> bool:
@@ -91,17 +109,38 @@ def pods_left(client: Client, node: str, deadline: float) -> list[str]:
 
 def application_is_gone(client: Client, kind: str, namespace: str, name: str, deadline: float) -> bool:
     """Whether the API server says that it does not exist. False for a kind that it cannot be asked for."""
-    if kind not in _PATHS:
-        return False
+    return kind in _PATHS and _get(client, kind, namespace, name, deadline, PARTIAL_OBJECT) is None
+
+
+def keeper_is_gone(client: Client, keeper: str, deadline: float) -> bool:
+    """Whether the API server says that whom "Kind/namespace/name" names is not meant to exist any more: the set's pod
+    is beyond its replicas, the machine or claim is not there. False where that cannot be said.
+    """
+    kind, namespace, name = keeper.split("/", 2)
+    if kind == "VirtualMachine":
+        instance = _get(client, "VirtualMachineInstance", namespace, name, deadline, PARTIAL_OBJECT)
+        return instance is None and application_is_gone(client, kind, namespace, name, deadline)
+    if kind != "StatefulSet":
+        return kind == CLAIM and application_is_gone(client, kind, namespace, name, deadline)
+    base, _, ordinal = name.rpartition("-")
+    raw = _get(client, kind, namespace, base, deadline, JSON) if ordinal.isdigit() else b"{}"
+    if raw is None:
+        return True
+    spec = _decoded(_SET, raw).spec
+    first = spec.ordinals.start if spec.ordinals else 0
+    return ordinal.isdigit() and not first <= int(ordinal) < first + spec.replicas
+
+
+def _get(client: Client, kind: str, namespace: str, name: str, deadline: float, accept: str) -> bytes | None:
+    """The object; None where it does not exist, which is not said by a server that does not know the kind at all."""
     path, plural = _PATHS[kind]
     target = f"{path}/namespaces/{quote(namespace, safe='')}/{plural}/{quote(name, safe='')}"
     try:
-        client.call("GET", target, deadline, accept=PARTIAL_OBJECT)
+        return client.call("GET", target, deadline, accept=accept)
     except Refused as fault:
-        if fault.status == 404:
-            return True
+        if fault.status == 404 and fault.reason == "NotFound":
+            return None
         raise
-    return False
 
 
 def _decoded(decoder: msgspec.json.Decoder[_Answer], raw: bytes) -> _Answer:

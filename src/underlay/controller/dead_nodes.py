@@ -3,11 +3,10 @@
     the Node is gone, or tainted node.kubernetes.io/out-of-service ──asked of the API server──▶ no pod of it is left ──▶
         its addresses ──▶ free, resting from now on       compare-and-swap, block by block
                       ──▶ whoever wants it                 in the dead owner's place
+                      ──▶ kept, with no owner              what it held or kept for a keeper, who finds it there
         its wants     ──▶ gone
 
-Nothing is decided by time: a node that is merely silent may run its pods for days. What a dead node held or kept for a
-keeper (a StatefulSet's pod, a virtual machine, a claim) stays its own for a minute longer, unless it is wanted: until
-then the keeper's new pod can find it and ask for it by name.
+Nothing is decided by time: a node that is merely silent may run its pods for days.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from underlay.controller import asking
 from underlay.ipam.pools.block import BlockConflict, StoreUnreachable
+from underlay.ipam.pools.lease import KEPT
 from underlay.kube.backoff import Backoff
 from underlay.kube.faults import Refused, Unreachable
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from underlay.controller.known import Known
     from underlay.ipam.pools.block import Block, BlockStore
+    from underlay.ipam.pools.lease import Lease
     from underlay.kube.client import Client
     from underlay.kube.source import Log
 
-KEEPING_SECONDS: Final = 60.0
 _REQUEST_SECONDS: Final = 10.0
 _FIRST: Final = 1.0
 _LONGEST: Final = 30.0
@@ -42,28 +42,29 @@ def suspects(known: Known) -> set[str]:
     return {name for name in named if name not in known.nodes or asking.is_marked_down(known.nodes[name])}
 
 
-def evicted(block: Block, dead: str, others: Collection[str], now: int, *, keepers_too: bool) -> Block:
+def evicted(block: Block, dead: str, others: Collection[str], now: int) -> Block:
     """The block without what ``dead`` owns and wants; ``others`` are dead as well, and get nothing. ``now`` in realtime
     nanoseconds. The same block where there is nothing to change.
     """
     wanted = {value: want for value, want in block.wanted.items() if want.node != dead}
     owned, resting, leases = dict(block.owned), dict(block.resting), dict(block.leases)
     for value in block.of(dead):
-        lease, want = leases.get(value), wanted.get(value)
-        if want is not None and want.node not in others:
-            owned[value] = want.node
-            del wanted[value]
-        elif lease is not None and lease.keeper and not keepers_too:
-            continue
-        else:
-            del owned[value]
-            wanted.pop(value, None)  # nobody need be asked any more
+        lease, want = leases.pop(value, None), wanted.pop(value, None)
+        del owned[value]
         resting[value] = now
-        leases.pop(value, None)
+        keeper = lease.keeper if lease is not None else ""
+        if lease is not None and keeper:
+            leases[value] = kept(lease)
+        if want is not None and want.node not in others and want.keeper == keeper:
+            owned[value] = want.node
     if owned == block.owned and wanted == block.wanted:
         return block
-    revision = block.revision + (owned != block.owned)
-    return replace(block, revision=revision, owned=owned, wanted=wanted, resting=resting, leases=leases)
+    return replace(block, revision=block.revision + 1, owned=owned, wanted=wanted, resting=resting, leases=leases)
+
+
+def kept(lease: Lease) -> Lease:
+    """The lease as it is once its container is gone, for its keeper to come back to."""
+    return lease._replace(state=KEPT, uid="", container_id="", boot="")
 
 
 @dataclass(slots=True)
@@ -71,7 +72,6 @@ class _Suspect:
     """What is remembered of a node that seems to be down."""
 
     due: float = 0.0
-    down_since: float | None = None
     backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST, _LONGEST))
     told: str = ""
 
@@ -81,13 +81,12 @@ class DeadNodes:
 
     def __init__(
         self, client: Client, store: BlockStore, log: Log, until: Callable[[], float],
-        *, keeping: float = KEEPING_SECONDS, monotonic: Callable[[], float] = time.monotonic,
+        *, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._client = client
         self._store = store
         self._log = log
         self._until = until
-        self._keeping = keeping
         self._monotonic = monotonic
         self._suspects: dict[str, _Suspect] = {}
 
@@ -102,11 +101,7 @@ class DeadNodes:
 
     def _see_to(self, name: str, suspect: _Suspect, known: Known, others: Collection[str]) -> None:
         try:
-            words = self._obstacle(name)
-            if words:
-                suspect.down_since = None
-            else:
-                words = self._evict(name, suspect, known, others)
+            words = self._obstacle(name) or self._evict(name, known, others)
         except (Refused, Unreachable, StoreUnreachable) as fault:
             words = str(fault)
         suspect.due = self._monotonic() + (suspect.backoff.next() if words else _FIRST)
@@ -122,14 +117,10 @@ class DeadNodes:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         return f"there is pod {left[0]}{more} on it" if left else ""
 
-    def _evict(self, name: str, suspect: _Suspect, known: Known, others: Collection[str]) -> str:
-        now = self._monotonic()
-        if suspect.down_since is None:
-            suspect.down_since = now
-        keepers_too = now - suspect.down_since >= self._keeping
+    def _evict(self, name: str, known: Known, others: Collection[str]) -> str:
         freed = conflicts = 0
         for before in known.blocks:
-            after = evicted(before, name, others, time.time_ns(), keepers_too=keepers_too)
+            after = evicted(before, name, others, time.time_ns())
             if after is before:
                 continue
             try:
