@@ -6,6 +6,7 @@ blocks ────────────────────────�
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,6 +102,7 @@ class Watching:
         ]
         self._threads.append(Reflector(client, watched.nodes(), self._nodes, log, timing))
         self._threads.append(Reflector(client, watched.pods(), self._pods, log, timing))
+        self._lock = threading.Lock()
         self._seen: tuple[object, ...] = ()
         self._known = Known()
         store.follow(lambda _block: changed())
@@ -139,10 +141,11 @@ class Watching:
             blocks=tuple(self._store.known()),
         )
         seen = tuple(documents[plural] for plural in _READ)
-        if len(self._seen) == len(seen) and all(one is other for one, other in zip(seen, self._seen, strict=True)):
-            return replace(now, read=self._known.read, wrong=self._known.wrong)
-        self._seen, self._known = seen, picture(now)
-        return self._known
+        with self._lock:
+            if len(self._seen) == len(seen) and all(one is other for one, other in zip(seen, self._seen, strict=True)):
+                return replace(now, read=self._known.read, wrong=self._known.wrong)
+            self._seen, self._known = seen, picture(now)
+            return self._known
 
 
 def _by_name(objects: Mapping[Key, Value]) -> dict[str, Value]:

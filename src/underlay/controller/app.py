@@ -1,0 +1,185 @@
+"""The controller: what no node can do for itself, by one of several at a time.
+
+    watches ─▶ Known, every moment that something changed ─▶ views, upkeep, applications ─▶ Writer   while leading
+                                                          └▶ dead nodes, ownerless leases ─▶ blocks   while leading
+                                                          └▶ around(): what the webhook judges by     always
+
+Nothing here is on the path of an ADD. Whatever is decided is a function of what was last told, so a controller that
+begins to lead goes on where another one stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from underlay import __version__
+from underlay.controller import upkeep, view_writes
+from underlay.controller.dead_nodes import DeadNodes
+from underlay.controller.election import Election, Terms
+from underlay.controller.known import Watching
+from underlay.controller.ownerless import Ownerless
+from underlay.controller.upkeep import Upkeep
+from underlay.controller.writer import Pace, Writer
+from underlay.kube.block_store import ApiBlocks
+from underlay.kube.client import Client
+from underlay.kube.reflector import Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from underlay.controller.known import Known
+    from underlay.controller.writes import Write
+    from underlay.kube.access import Access
+    from underlay.kube.source import Log
+    from underlay.multus.lint_pools import Around
+
+LEASE: Final = "underlay-controller"
+_STUCK_SECONDS: Final = 120.0
+_LONGEST_END: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``namespace`` is the Lease's, ``identity`` who stands for election. Seconds: ``look`` between two looks where
+    nothing has changed, ``least`` where something has.
+    """
+
+    namespace: str
+    identity: str
+    terms: Terms = field(default_factory=Terms)
+    pace: Pace = field(default_factory=Pace)
+    timing: Timing = field(default_factory=Timing)
+    grace: float = upkeep.GRACE_SECONDS
+    look: float = 10.0
+    least: float = 0.5
+
+
+class Controller:
+    """One candidate with its watches."""
+
+    def __init__(self, access: Access, log: Log, settings: Settings) -> None:
+        self._log = log
+        self._settings = settings
+        self._client = client = Client(access, f"underlay-controller/{__version__}")
+        self._stopping = threading.Event()
+        self._views = _Loop("views", self._write, settings, self._stopping, log)
+        self._blocks = _Loop("blocks", self._tidy, settings, self._stopping, log)
+        self._store = ApiBlocks(client, log, settings.timing)
+        self._watching = Watching(client, self._store, log, self._changed, settings.timing)
+        self._election = Election(
+            client, namespace=settings.namespace, name=LEASE, identity=settings.identity, log=log,
+            terms=settings.terms, changed=self._changed,
+        )  # fmt: skip
+        self._writer = Writer(client, log, lambda: self._election.until, pace=settings.pace, written=self._changed)
+        self._upkeep = Upkeep(grace=settings.grace)
+        self._dead = DeadNodes(client, self._store, log, lambda: self._election.until)
+        self._ownerless = Ownerless(client, self._store, log, lambda: self._election.until)
+
+    def start(self) -> None:
+        """Begin to watch, and stand for election; returns at once."""
+        self._watching.start()
+        self._store.start()
+        self._election.start()
+        self._writer.start()
+        self._views.start()
+        self._blocks.start()
+
+    def stop(self) -> None:
+        """Finish the writes under way, then leave the Lease to others."""
+        self._stopping.set()
+        for loop in (self._views, self._blocks):
+            loop.stop()
+        self._writer.stop()
+        self._election.stop()
+        self._watching.stop()
+        self._store.stop()
+        self._client.close()
+        self._watching.join()
+        self._store.join()
+
+    def fault(self) -> str:
+        """Why there is no whole picture of the cluster yet; "" where there is."""
+        return self._watching.fault()
+
+    def stuck(self) -> str:
+        """Which of its threads has not come round for minutes; "" for none."""
+        return next((loop.name for loop in (self._views, self._blocks) if loop.stuck()), "")
+
+    def leads(self) -> bool:
+        """Whether it is this one that writes."""
+        return self._election.leads()
+
+    def around(self) -> Around | None:
+        """What the webhook judges by; None while too little is known."""
+        return None if self._watching.fault() else upkeep.around(self._watching.known())
+
+    # -- the loops -----------------------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        self._views.wake()
+        self._blocks.wake()
+
+    def _known(self) -> Known | None:
+        return self._watching.known() if self._election.leads() and not self._watching.fault() else None
+
+    def _write(self) -> None:
+        known = self._known()
+        self._writer.want([] if known is None else self._wanted(known))
+
+    def _wanted(self, known: Known) -> Iterable[Write]:
+        return list(itertools.chain(view_writes.of_views(known), self._upkeep.writes(known)))
+
+    def _tidy(self) -> None:
+        known = self._known()
+        if known is not None:
+            self._dead.look(known)
+            self._ownerless.look(known)
+
+
+class _Loop:
+    """A thread that does something when it is woken, and now and then, but not all the time."""
+
+    def __init__(
+        self, name: str, act: Callable[[], None], settings: Settings, stopping: threading.Event, log: Log
+    ) -> None:
+        self.name = name
+        self._act = act
+        self._settings = settings
+        self._stopping = stopping
+        self._log = log
+        self._woken = threading.Event()
+        self._began = 0.0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def stop(self) -> None:
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join(_LONGEST_END)
+
+    def stuck(self) -> bool:
+        return bool(self._began) and time.monotonic() - self._began > _STUCK_SECONDS
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._woken.wait(self._settings.look)
+            self._woken.clear()
+            if self._stopping.is_set():
+                break
+            self._began = began = time.monotonic()
+            try:
+                self._act()
+            except Exception as error:  # a fault of ours in one look must not be the last look
+                self._log("error", "look failed", part=self.name, error=repr(error))
+            self._began = 0.0
+            # half of the time at most
+            self._stopping.wait(max(self._settings.least, time.monotonic() - began))

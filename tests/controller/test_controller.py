@@ -1,0 +1,166 @@
+"""The whole controller against an API server over HTTP: nodes report, objects say so; one leads, the other follows."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.controller.pictures import blocks, lease
+from tests.kube.api_objects import BLOCKS, ENDPOINTS, LEASES, PODS, POOLS
+from tests.kube.api_server import Fault
+from tests.kube.api_server import pod as a_pod
+from tests.kube.cluster_bench import QUICK, until
+
+from underlay.controller.app import Controller, Settings
+from underlay.controller.election import Terms
+from underlay.controller.writer import Pace
+from underlay.kube import block_objects
+from underlay.kube.kubeconfig import Kubeconfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+F = "spiderpool.spidernet.io"
+
+
+@pytest.fixture
+def controller(server, log, tmp_path) -> Iterator[Callable[..., Controller]]:
+    made: list[Controller] = []
+    numbers = itertools.count()
+
+    def make(**keys: Any) -> Controller:
+        number = next(numbers)
+        config = server.kubeconfig(tmp_path / f"kubeconfig-{number}")
+        settings = Settings(
+            "kube-system", f"candidate-{number}", terms=Terms(lease=1.0, renew=0.7, retry=0.1),
+            pace=Pace(gap=0.1), timing=QUICK, grace=0.2, look=0.2, least=0.02,
+        )  # fmt: skip
+        made.append(Controller(Kubeconfig(config, log), log, settings))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+    assert "look failed" not in log.events()
+
+
+def put_blocks(server, *owned: Any) -> None:
+    for block in blocks(*owned):
+        server.put(BLOCKS, block_objects.encode(block))
+
+
+def a_pool(server, name: str = "p", **spec: Any) -> None:
+    server.put(POOLS, {"metadata": {"name": name, "generation": 1},
+                       "spec": {"subnet": "10.0.0.0/24", "ips": ["10.0.0.10-10.0.0.19"], **spec}})  # fmt: skip
+
+
+def status(server, name: str = "p") -> dict[str, Any]:
+    return (server.get(POOLS, "", name) or {}).get("status") or {}
+
+
+def test_what_nodes_report_is_seen_in_the_pool_and_in_an_endpoint(server, controller):
+    a_pool(server)
+    server.put("nodes", {"metadata": {"name": "n1"}})
+    server.put(PODS, a_pod("web", node="n1", uid="uid-web"))
+    put_blocks(server, lease("10.0.0.10"))
+    running = controller()
+    assert until(lambda: status(server).get("allocatedIPCount") == 1)
+    assert json.loads(status(server)["allocatedIPs"]) == {"10.0.0.10": {"pod": "default/web", "podUid": "uid-web"}}
+    assert until(lambda: server.get(ENDPOINTS, "default", "web"))
+    assert until(lambda: {each["type"] for each in status(server).get("conditions", ())} == {"Valid"})
+    assert until(lambda: server.get(POOLS, "", "p")["metadata"].get("finalizers") == [F])
+    assert server.get(POOLS, "", "p")["spec"]["ipVersion"] == 4
+    assert (running.fault(), running.stuck()) == ("", "")
+
+    server.delete(PODS, "default", "web")
+    put_blocks(server, lease("10.0.0.10", node="n1").__class__("10.0.0.10", "n1"))
+    assert until(lambda: status(server).get("allocatedIPCount") == 0)
+    assert "allocatedIPs" not in status(server)
+    assert until(lambda: server.get(ENDPOINTS, "default", "web") is None)
+
+
+def test_a_cluster_at_rest_costs_no_writes(server, controller):
+    a_pool(server)
+    server.put("nodes", {"metadata": {"name": "n1"}})
+    server.put(PODS, a_pod("web", node="n1", uid="uid-web"))
+    put_blocks(server, lease("10.0.0.10"))
+    controller()
+    assert until(lambda: server.get(ENDPOINTS, "default", "web") and status(server).get("conditions"))
+    time.sleep(0.5)
+    before = [each for each in server.requests if each.verb not in ("list", "watch", "get")]
+    time.sleep(1.0)
+    after = [each for each in server.requests if each.verb not in ("list", "watch", "get")]
+    assert {each.resource for each in after[len(before) :]} <= {LEASES}
+
+
+def test_of_two_one_writes_and_the_other_goes_on_where_it_stopped(server, controller):
+    one = controller()
+    assert until(one.leads)
+    two = controller()
+    a_pool(server)
+    assert until(lambda: status(server).get("totalIPCount") == 10)
+    assert (one.leads(), two.leads()) == (True, False)
+    one.stop()
+    a_pool(server, "q")
+    assert until(two.leads)
+    assert until(lambda: status(server, "q").get("totalIPCount") == 10)
+
+
+def test_a_pool_in_deletion_goes_when_its_last_address_is_free(server, controller):
+    a_pool(server)
+    server.put("nodes", {"metadata": {"name": "n1"}})
+    put_blocks(server, lease("10.0.0.10"))
+    controller()
+    assert until(lambda: server.get(POOLS, "", "p")["metadata"].get("finalizers") == [F])
+    server.objects.remove(POOLS, "", "p", {})
+    time.sleep(0.6)
+    assert server.get(POOLS, "", "p")
+    put_blocks(server, lease("10.0.0.10").__class__("10.0.0.10", "n1"))
+    assert until(lambda: server.get(POOLS, "", "p") is None)
+
+
+def test_a_dead_nodes_addresses_become_free(server, controller):
+    a_pool(server)
+    put_blocks(server, lease("10.0.0.10", node="gone"))
+    controller()
+    name = "v4-10.0.0.0"
+    assert until(lambda: "owned" not in server.get(BLOCKS, "", name)["spec"])
+    assert list(server.get(BLOCKS, "", name)["spec"]["resting"]) == ["10.0.0.10"]
+    assert until(lambda: status(server).get("allocatedIPCount") == 0)
+
+
+def test_it_goes_on_after_the_api_servers_absence(server, controller):
+    a_pool(server)
+    running = controller()
+    assert until(lambda: status(server).get("totalIPCount") == 10)
+    server.stop()
+    assert until(lambda: not running.leads())
+    server.start()
+    a_pool(server, "q")
+    assert until(lambda: status(server, "q").get("totalIPCount") == 10)
+
+
+def test_one_object_that_is_refused_keeps_no_other_waiting(server, controller):
+    server.put("nodes", {"metadata": {"name": "n1"}})
+    server.faults.append(Fault(path="/spiderippools/bad", status=500, times=1000))
+    a_pool(server, "bad")
+    a_pool(server, "good", ips=["10.0.0.30-10.0.0.39"])
+    controller()
+    assert until(lambda: status(server, "good").get("totalIPCount") == 10)
+    assert status(server, "bad") == {}
+
+
+def test_the_webhook_is_told_what_is_known_by_leaders_and_followers(server, controller):
+    a_pool(server)
+    server.put("nodes", {"metadata": {"name": "n1"}})
+    put_blocks(server, lease("10.0.0.10"))
+    made = [controller(), controller()]
+    for each in made:
+        assert until(lambda each=each: each.around())
+        around = each.around()
+        assert around is not None
+        assert (list(around.pools), [one.shown for one in around.leases["p"]]) == (["p"], ["10.0.0.10"])
