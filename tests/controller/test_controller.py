@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.controller.pictures import blocks, lease
-from tests.kube.api_objects import BLOCKS, ENDPOINTS, LEASES, PODS, POOLS
+from tests.kube.api_objects import BLOCKS, ENDPOINTS, LEASES, PODS, POOLS, SUBNETS
 from tests.kube.api_server import Fault
 from tests.kube.api_server import pod as a_pod
 from tests.kube.cluster_bench import QUICK, until
@@ -36,7 +36,8 @@ def controller(server, log, tmp_path) -> Iterator[Callable[..., Controller]]:
         config = server.kubeconfig(tmp_path / f"kubeconfig-{number}")
         settings = Settings(
             "kube-system", f"candidate-{number}", terms=Terms(lease=1.0, renew=0.7, retry=0.1),
-            pace=Pace(gap=0.1), timing=QUICK, grace=0.2, look=0.2, least=0.02,
+            pace=Pace(gap=0.1), timing=QUICK, grace=0.2, shrink=0.3, settle=0.1, again=0.3, look=0.2,
+            least=0.02,
         )  # fmt: skip
         made.append(Controller(Kubeconfig(config, log), log, settings))
         made[-1].start()
@@ -164,3 +165,41 @@ def test_the_webhook_is_told_what_is_known_by_leaders_and_followers(server, cont
         around = each.around()
         assert around is not None
         assert (list(around.pools), [one.shown for one in around.leases["p"]]) == (["p"], ["10.0.0.10"])
+
+
+def owned_pools(server) -> list[dict[str, Any]]:
+    return [each for each in server.objects.all(POOLS) if each["metadata"]["name"].startswith("auto")]
+
+
+def test_an_applications_pool_comes_grows_shrinks_and_goes_with_it(server, controller):
+    owner = [{"kind": "ReplicaSet", "name": "web-5d9f", "uid": "u", "controller": True}]
+
+    def web(number: int) -> None:
+        annotations = {"ipam.spidernet.io/subnet": '{"ipv4": ["s"]}'}
+        server.put(PODS, a_pod(f"web-{number}", node="n1", annotations=annotations, ownerReferences=owner,
+                               labels={"pod-template-hash": "5d9f"}))  # fmt: skip
+
+    def ips() -> list[str]:
+        return [one for each in owned_pools(server) for one in each["spec"]["ips"]]
+
+    server.put("nodes", {"metadata": {"name": "n1"}})
+    server.put("deployments", {"metadata": {"name": "web", "namespace": "default"}})
+    server.put(SUBNETS, {"metadata": {"name": "s"}, "spec": {"subnet": "10.0.0.0/24", "ips": ["10.0.0.10-10.0.0.99"]}})
+    controller()
+    web(1)
+    assert until(lambda: ips() == ["10.0.0.10-10.0.0.11"])
+    web(2)
+    assert until(lambda: ips() == ["10.0.0.10-10.0.0.12"])
+    name = owned_pools(server)[0]["metadata"]["name"]
+    status = lambda: (server.get(SUBNETS, "", "s") or {}).get("status") or {}  # noqa: E731
+    assert until(lambda: status().get("allocatedIPCount") == 3)
+    assert json.loads(status()["controlledIPPools"]) == {
+        name: {"ips": ["10.0.0.10-10.0.0.12"], "application": "apps_v1:Deployment:default:web"}
+    }
+    server.delete(PODS, "default", "web-1")
+    assert until(lambda: ips() == ["10.0.0.10-10.0.0.11"])
+    server.delete(PODS, "default", "web-2")
+    time.sleep(0.5)
+    assert owned_pools(server)  # the Deployment is there, with no replicas
+    server.delete("deployments", "default", "web")
+    assert until(lambda: owned_pools(server) == [], 30)

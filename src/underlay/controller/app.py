@@ -10,16 +10,17 @@ begins to lead goes on where another one stopped.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from underlay import __version__
-from underlay.controller import upkeep, view_writes
+from underlay.controller import upkeep, view_writes, writes
+from underlay.controller.applications import SHRINK_SECONDS, Applications
 from underlay.controller.dead_nodes import DeadNodes
 from underlay.controller.election import Election, Terms
+from underlay.controller.idle_pools import IdlePools
 from underlay.controller.known import Watching
 from underlay.controller.ownerless import Ownerless
 from underlay.controller.upkeep import Upkeep
@@ -29,9 +30,10 @@ from underlay.kube.client import Client
 from underlay.kube.reflector import Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from underlay.controller.known import Known
+    from underlay.controller.watched import Document
     from underlay.controller.writes import Write
     from underlay.kube.access import Access
     from underlay.kube.source import Log
@@ -44,8 +46,10 @@ _LONGEST_END: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``namespace`` is the Lease's, ``identity`` who stands for election. Seconds: ``look`` between two looks where
-    nothing has changed, ``least`` where something has.
+    """``namespace`` is the Lease's, ``identity`` who stands for election. Seconds: ``grace`` before a pool in deletion
+    goes, ``shrink`` before an application's pool gets smaller, ``settle`` before a new leader makes pools, ``again``
+    between two questions whether an application or a keeper is gone, ``look`` between two looks where nothing has
+    changed, ``least`` where something has.
     """
 
     namespace: str
@@ -54,6 +58,9 @@ class Settings:
     pace: Pace = field(default_factory=Pace)
     timing: Timing = field(default_factory=Timing)
     grace: float = upkeep.GRACE_SECONDS
+    shrink: float = SHRINK_SECONDS
+    settle: float = 2.0
+    again: float = 15.0
     look: float = 10.0
     least: float = 0.5
 
@@ -77,7 +84,11 @@ class Controller:
         self._writer = Writer(client, log, lambda: self._election.until, pace=settings.pace, written=self._changed)
         self._upkeep = Upkeep(grace=settings.grace)
         self._dead = DeadNodes(client, self._store, log, lambda: self._election.until)
-        self._ownerless = Ownerless(client, self._store, log, lambda: self._election.until)
+        self._ownerless = Ownerless(client, self._store, log, lambda: self._election.until, again=settings.again)
+        self._applications = Applications(log, shrink=settings.shrink)
+        self._idle_pools = IdlePools(client, log, lambda: self._election.until, again=settings.again)
+        self._idle: list[Document] = []
+        self._led_since: float | None = None
 
     def start(self) -> None:
         """Begin to watch, and stand for election; returns at once."""
@@ -128,16 +139,28 @@ class Controller:
 
     def _write(self) -> None:
         known = self._known()
-        self._writer.want([] if known is None else self._wanted(known))
+        if known is None:
+            self._led_since = None
+            self._writer.want([])
+            return
+        self._led_since = self._led_since or time.monotonic()
+        self._writer.want([*view_writes.of_views(known), *self._upkeep.writes(known), *self._of_applications(known)])
 
-    def _wanted(self, known: Known) -> Iterable[Write]:
-        return list(itertools.chain(view_writes.of_views(known), self._upkeep.writes(known)))
+    def _of_applications(self, known: Known) -> list[Write]:
+        """None at first: what an earlier leader wrote at its end may not be shown yet."""
+        if self._led_since is None or time.monotonic() - self._led_since < self._settings.settle:
+            return []
+        plan = self._applications.plan(known)
+        self._idle = plan.idle
+        going = (pool for pool in plan.idle if self._idle_pools.gone(pool))
+        return [*plan.writes, *(writes.delete(writes.POOLS, pool) for pool in going)]
 
     def _tidy(self) -> None:
         known = self._known()
         if known is not None:
             self._dead.look(known)
             self._ownerless.look(known)
+            self._idle_pools.look(self._idle)
 
 
 class _Loop:

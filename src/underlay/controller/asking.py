@@ -107,9 +107,14 @@ def pods_left(client: Client, node: str, deadline: float) -> list[str]:
         query["continue"] = page.metadata.more
 
 
+def knows(kind: str) -> bool:
+    """Whether the API server can be asked for objects of this kind."""
+    return kind in _PATHS
+
+
 def application_is_gone(client: Client, kind: str, namespace: str, name: str, deadline: float) -> bool:
     """Whether the API server says that it does not exist. False for a kind that it cannot be asked for."""
-    return kind in _PATHS and _get(client, kind, namespace, name, deadline, PARTIAL_OBJECT) is None
+    return knows(kind) and _get(client, kind, namespace, name, deadline, PARTIAL_OBJECT) is None
 
 
 def keeper_is_gone(client: Client, keeper: str, deadline: float) -> bool:

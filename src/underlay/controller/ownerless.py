@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from underlay.kube.source import Log
 
 _REQUEST_SECONDS: Final = 10.0
-_AGAIN: Final = 30.0
+_AGAIN: Final = 15.0
 
 
 def keepers(known: Known) -> set[str]:

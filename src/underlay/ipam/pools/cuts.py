@@ -8,15 +8,15 @@ again find their pool by its name. With reclaim it goes when its last address is
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from underlay.cni.address import text
-from underlay.errors import InvalidConfig, NoAddressLeft
+from underlay.errors import InvalidConfig
 from underlay.ipam.pools import intervals
+from underlay.ipam.pools.applications import fitted, name_of, used_up
 from underlay.ipam.pools.lease import KEPT
 from underlay.ipam.pools.objects import Pool, parse_range
 
@@ -68,17 +68,8 @@ def of_row(columns: tuple[object, ...]) -> Cut | None:
     return Cut(str(name), str(subnet), family, str(application), whole, count, bool(flexible), bool(reclaim))
 
 
-def name_of(subject: Subject, ifname: str, family: int, subnet: str) -> str:
-    """The name of the pool of the pod's application for a NIC in one subnet: what is held of a pool keeps its prefix
-    and gateway when the application goes on in another.
-    """
-    kind, name = subject.application
-    digest = hashlib.sha256(f"{kind}/{subject.namespace}/{name}/{ifname}/{subnet}".encode()).hexdigest()[:8]
-    return f"auto{family}-{name[:40]}-{ifname}-{digest}"
-
-
 class Cuts:
-    """The pools that this node has cut. Thread-safe."""
+    """An :class:`~underlay.ipam.pools.applications.ApplicationPools`: the pools that this node has cut."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -145,20 +136,16 @@ class Cuts:
             if cut is None:
                 cut = Cut(name, subnet_name, family, application, (), number.count, number.flexible, choice.reclaim)
             cut = replace(cut, count=number.count, flexible=number.flexible, reclaim=choice.reclaim)
-            missing = wanted - intervals.size(cut.ranges)
-            if missing > 0:
+            if wanted > intervals.size(cut.ranges):
                 occupied = intervals.union(self._occupied(catalogue, family, subnet_name))
-                more = intervals.first(intervals.without(subnet.ranges, occupied), missing)
-                cut = replace(cut, ranges=intervals.union((*cut.ranges, *more)))
+                free = intervals.without(subnet.ranges, occupied)
+                cut = replace(cut, ranges=fitted(cut.ranges, wanted, free, ()))
             if intervals.size(cut.ranges) > held or (cut.ranges and not number.flexible):
                 if cut != self._known.get(name):
                     self._journal.put_cut(cut.row())
                     self._known[name] = cut
                 return cut.pool(subnet)
-        raise NoAddressLeft(
-            f"no address is left to cut for {application} from {', '.join(choice.subnets[family])}",
-            hint="Enlarge the SpiderSubnet, or delete pools that were cut from it.",
-        )
+        raise used_up(application, choice.subnets[family])
 
     def _occupied(self, catalogue: Catalogue, family: int, subnet: str) -> Iterator[tuple[int, int]]:
         """What pools, reservations and cuts of the family have of the subnet already."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from underlay.cni.config import PluginConfig
     from underlay.ipam.allocator import Holder, Keep
+    from underlay.ipam.pools.applications import ApplicationPools
     from underlay.ipam.pools.choose import Choice
     from underlay.ipam.pools.journal import Journal
     from underlay.ipam.pools.leases import Leases
@@ -77,7 +78,8 @@ def nobody(_pod: str, _uid: str, _reason: str, _message: str, /) -> None:
 
 class Spiderpool(sections.Parsing):
     """The plugin. Thread-safe. ``log(level, event, **fields)``, with ``to=LogOptions`` into that file as well; ``tell``
-    tells the pod's owner of addresses that the network's hosts have taken without asking.
+    tells the pod's owner of addresses that the network's hosts have taken without asking; ``applications`` is where
+    pools of applications' own come from, which this node cuts itself otherwise.
     """
 
     def __init__(
@@ -90,10 +92,11 @@ class Spiderpool(sections.Parsing):
         log: Callable[..., None],
         wire: Wire | None = None,
         tell: Teller = nobody,
+        applications: ApplicationPools | None = None,
     ) -> None:
         self.leases = leases
         self.surroundings = surroundings
-        self.cuts = Cuts(journal)
+        self.cuts: ApplicationPools = applications or Cuts(journal)
         self._journal = journal
         self._boot = boot
         self._log = log
