@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMANDS = ("daemon", "install", "uninstall", "plugin", "lab", "status", "version")
+SERVICES = ("webhook", "controller")  # each of which has flags that must be given
 UNDERLAY = (sys.executable, "-m", "underlay")
 
 
@@ -50,10 +51,11 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     listed = capsys.readouterr().out
-    assert [command for command in COMMANDS if not re.search(rf"^    {command}\s", listed, re.MULTILINE)] == []
+    commands = (*COMMANDS, *SERVICES)
+    assert [command for command in commands if not re.search(rf"^    {command}\s", listed, re.MULTILINE)] == []
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *SERVICES])
 def test_every_command_has_help_that_says_its_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -23,6 +23,7 @@ _SUBCOMMANDS: Final = {
     "lab": ("underlay.cli.lab.command", "a node, a LAN and pods in namespaces, to see it work"),
     "networks": ("underlay.cli.networks", "look networks and pod manifests through before they are in force"),
     "webhook": ("underlay.cli.webhook", "the same as an admission webhook"),
+    "controller": ("underlay.cli.controller", "do for address pools what no node can do for itself"),
     "ipam": ("underlay.cli.ipam", "see and reserve addresses of the pools"),
     "devices": ("underlay.cli.devices", "list SR-IOV NICs, their virtual functions, and the pods that have them"),
     "device-plugin": ("underlay.cli.device_plugin", "hand virtual functions to the kubelet, as resources"),

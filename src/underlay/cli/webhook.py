@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import threading
 
 _STOP_SECONDS = 10.0
 _EPILOG = """\
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     )
     stopping = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # before there are threads that would take them
-    threading.Thread(target=server.serve, name="accept", daemon=True).start()
+    server.start()
     log("info", "ready", port=server.port)
     signal.sigwait(stopping)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

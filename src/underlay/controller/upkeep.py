@@ -100,7 +100,7 @@ def _dressed(plural: str, document: Document, read: Spec | None) -> Iterator[Wri
 
 def cidr_label(of: Pool | Subnet) -> str:
     """The subnet as a label's value: "172-31-0-0-16"."""
-    return "".join(char if char.isalnum() else "-" for char in str(of.subnet))
+    return "".join(char if char.isalnum() else "-" for char in str(of.subnet)).strip("-")
 
 
 # -- the condition -----------------------------------------------------------------------------------------------------

@@ -64,6 +64,10 @@ class Server:
         self._serving = threading.Lock()
         self._stopping = False
 
+    def start(self) -> None:
+        """Serve, in a thread of its own."""
+        threading.Thread(target=self.serve, name="accept", daemon=True).start()
+
     def serve(self) -> None:
         """Accept connections until :meth:`stop` is called."""
         with self._serving:
