@@ -15,10 +15,12 @@ import yaml
 from underlay.cli.daemon import _EPILOG
 from underlay.cni.config import parse_network
 from underlay.daemon.config import KubeSettings, LogSettings, Settings, load
-from underlay.ipam.pools import section
+from underlay.ipam.pools import applications, section
+from underlay.ipam.pools.objects import Pool, parse_object
 from underlay.kube import block_objects, manifest
-from underlay.multus import annotations, daemon_file
+from underlay.multus import annotations, daemon_file, lint_pools
 from underlay.multus import config as multus
+from underlay.multus.findings import Subject
 from underlay.plugins import sriov_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +96,7 @@ def test_the_examples_of_the_multus_page_are_without_warnings() -> None:
 
 def test_the_pools_page_shows_what_its_example_does(tmp_path: Path) -> None:
     (tmp_path / "manifests").mkdir()
-    (pools,) = blocks("docs/pools.md", "yaml")
+    pools, _ = blocks("docs/pools.md", "yaml")
     pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web-0}\n"
     (tmp_path / "manifests/pools.yaml").write_text(f"{pools}---\n{pod}")
     settings = {key: str(tmp_path / key) for key in ("state_dir", "run_dir")}
@@ -130,6 +132,24 @@ def test_the_pools_page_shows_files_and_objects_of_a_cluster_as_they_are() -> No
     block = block_objects.decode(shape)
     assert block is not None
     assert (len(block.owned), [one.pod for one in block.leases.values()]) == (3, ["shop/web-1"])
+
+
+def test_the_pools_page_shows_what_the_controller_says() -> None:
+    (pools, example) = blocks("docs/pools.md", "yaml")
+    subnet, pod = (each for each in yaml.safe_load_all(example))
+    (asked,) = applications.asked(pod["metadata"]["annotations"])
+    assert asked.subnets == {4: (subnet["metadata"]["name"],)}
+    assert (asked.number.count, asked.number.flexible) == (1, True)
+    assert asked.number == applications.asked({key: value for key, value in pod["metadata"]["annotations"].items()
+                                               if "number" not in key})[0].number  # fmt: skip
+    rack = parse_object(next(yaml.safe_load_all(pools)))
+    assert isinstance(rack, Pool)
+    other = parse_object({"kind": "SpiderIPPool", "metadata": {"name": "rack-8"},
+                          "spec": {"subnet": "172.18.0.0/16", "ips": ["172.18.40.100-172.18.40.150"]}})  # fmt: skip
+    assert isinstance(other, Pool)
+    (finding,) = lint_pools.beside(Subject(""), rack, lint_pools.Around({"rack-8": other}))
+    (shown,) = blocks("docs/pools.md", "text")
+    assert f"{finding.field}: {finding.message} ({finding.hint})" in shown
 
 
 def test_the_pools_page_holds_every_key_of_the_section_with_its_default() -> None:

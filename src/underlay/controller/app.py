@@ -204,5 +204,5 @@ class _Loop:
             except Exception as error:  # a fault of ours in one look must not be the last look
                 self._log("error", "look failed", part=self.name, error=repr(error))
             self._began = 0.0
-            # half of the time at most
-            self._stopping.wait(max(self._settings.least, time.monotonic() - began))
+            # a third of the time at most
+            self._stopping.wait(max(self._settings.least, 2 * (time.monotonic() - began)))
