@@ -96,18 +96,23 @@ class DeadNodes:
         named = suspects(known)
         self._suspects = {name: self._suspects.get(name, _Suspect()) for name in sorted(named)}
         for name, suspect in self._suspects.items():
-            if suspect.due <= now and self._until() > now:
-                self._see_to(name, suspect, known, named)
+            if suspect.due <= now < self._until() and not self._see_to(name, suspect, known, named):
+                break  # nor would the others be answered
 
-    def _see_to(self, name: str, suspect: _Suspect, known: Known, others: Collection[str]) -> None:
+    def _see_to(self, name: str, suspect: _Suspect, known: Known, others: Collection[str]) -> bool:
+        """Whether the API server answered."""
+        answered = True
         try:
             words = self._obstacle(name) or self._evict(name, known, others)
-        except (Refused, Unreachable, StoreUnreachable) as fault:
+        except (Unreachable, StoreUnreachable) as fault:
+            words, answered = str(fault), False
+        except Refused as fault:
             words = str(fault)
         suspect.due = self._monotonic() + (suspect.backoff.next() if words else _FIRST)
         if words and words != suspect.told:
             self._log("info", "node seems to be down, its addresses stay its own", node=name, cause=words)
         suspect.told = words
+        return answered
 
     def _obstacle(self, name: str) -> str:
         """What speaks against the node's being dead, in words; "" for nothing."""

@@ -76,14 +76,17 @@ class Ownerless:
         named = keepers(known)
         self._due = {keeper: self._due.get(keeper, 0.0) for keeper in named}
         self._gone &= named
-        for keeper, due in self._due.items():
-            if due <= now:
-                self._due[keeper] = now + self._again
-                self._ask(keeper)
-        for before in known.blocks:
-            after = settled(before, self._gone)
-            if after is not before:
-                self._swap(before, after)
+        try:
+            for keeper, due in self._due.items():
+                if due <= now:
+                    self._due[keeper] = now + self._again
+                    self._ask(keeper)
+            for before in known.blocks:
+                after = settled(before, self._gone)
+                if after is not before:
+                    self._swap(before, after)
+        except (Unreachable, StoreUnreachable) as fault:  # nor would the others be answered
+            self._log("debug", "leases without an owner are left alone", cause=str(fault))
 
     def _ask(self, keeper: str) -> None:
         """A set that was scaled up again since the last look is wanted again."""
@@ -91,7 +94,7 @@ class Ownerless:
         try:
             if asking.keeper_is_gone(self._client, keeper, self._deadline()):
                 self._gone.add(keeper)
-        except (Refused, Unreachable) as fault:
+        except Refused as fault:
             self._log("debug", "keeper is not known", keeper=keeper, cause=str(fault))
 
     def _swap(self, before: Block, after: Block) -> None:
@@ -100,10 +103,7 @@ class Ownerless:
             self._store.swap(before, after, self._deadline())
         except BlockConflict:
             return  # the watch will show what it is by now
-        except StoreUnreachable as fault:
-            self._log("debug", "block is not written", block=before.key.name, cause=str(fault))
-        else:
-            self._log("info", "leases without an owner ended", block=before.key.name, leases=ended)
+        self._log("info", "leases without an owner are settled", block=before.key.name, ended=ended)
 
     def _deadline(self) -> float:
         return min(time.monotonic() + _REQUEST_SECONDS, self._until())

@@ -13,6 +13,7 @@ from underlay import __version__
 from underlay.daemon.pools import FILE, teller
 from underlay.daemon.wire import HostWire
 from underlay.delegate.engine import boot_id
+from underlay.ipam.pools.applications import MadePools
 from underlay.ipam.pools.journal import Journal
 from underlay.ipam.pools.leases import Leases
 from underlay.ipam.pools.owned import OwnedBlocks
@@ -59,8 +60,9 @@ class ClusterPools:
         self._leases = Leases(journal, owned, rest=rest)
         self._upkeep = Upkeep(self._ownership, owned, self._leases, log=log)
         self.plugin = Spiderpool(
-            self._leases, journal, self._around, boot=boot_id(), log=log, wire=HostWire(), tell=teller(pods)
-        )
+            self._leases, journal, self._around, boot=boot_id(), log=log, wire=HostWire(), tell=teller(pods),
+            applications=MadePools(),
+        )  # fmt: skip
 
     def start(self) -> None:
         """Begin to listen to the API server; returns at once."""

@@ -37,7 +37,9 @@ _UNNAMEABLE: Final = re.compile(r"[^a-z0-9-]")  # in one label of an object's na
 
 
 class ApplicationPools(Protocol):
-    """Where a pod's application has its pools. Thread-safe."""
+    """Where a pod's application has its pools. Thread-safe. ``patience``: how long an ADD waits for them, seconds."""
+
+    patience: float
 
     def pools(self, catalogue: Catalogue) -> list[Pool]:
         """Those that the catalogue does not hold."""
@@ -115,7 +117,11 @@ def fitted(have: Intervals, wanted: int, free: Intervals, used: Iterable[int]) -
 
 
 class MadePools:
-    """An :class:`ApplicationPools` of a cluster: the controller makes them, and they are pools like others."""
+    """An :class:`ApplicationPools` of a cluster: the controller makes them, and they are pools like others. It begins
+    when the first pod is made, which is some time before that pod's ADD.
+    """
+
+    patience = 3.0
 
     def pools(self, catalogue: Catalogue) -> list[Pool]:
         """None beside the catalogue's."""

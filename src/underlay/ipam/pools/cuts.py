@@ -71,6 +71,8 @@ def of_row(columns: tuple[object, ...]) -> Cut | None:
 class Cuts:
     """An :class:`~underlay.ipam.pools.applications.ApplicationPools`: the pools that this node has cut."""
 
+    patience = 0.0
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.RLock()

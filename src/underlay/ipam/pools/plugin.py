@@ -19,6 +19,7 @@ from underlay.errors import (
     AddressInUse,
     CheckFailed,
     GatewaySilent,
+    NoAddressLeft,
     NotAvailable,
     PoolMissing,
     StateUnwritable,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 CLAIM_ARG: Final = "ipam-claim-reference"
 CONFLICT: Final = "IPConflict"  # the Event's reason
 _ASIDE_SECONDS: Final = 600.0
+_LOOK_SECONDS: Final = 0.05  # between two looks for a pool that is to come
 _CONFLICTS: Final = 8  # addresses set aside for one ADD, before it gives up
 _NO_POD: Final = Subject("", "", known=False)
 _NOBODY: Final = Address(0, 0)
@@ -126,10 +128,7 @@ class Spiderpool(sections.Parsing):
         held = self.leases.of(*holder)
         if not held:
             who = self._who(conf, holder, subject, args)
-            with self.cuts.choosing() if choice.subnets else nullcontext():
-                pools = self._pools(choice, subject, who, catalogue)
-                check_count(conf.version, list(pools))
-                pending = self._take(who, pools, deadline)
+            pools, pending, catalogue = self._pending(choice, subject, who, catalogue, conf, deadline)
             held = self._hold(pending, who, pools, conf, section, record, deadline)
             shown = {lease.shown: lease.pool for lease in held}
             self._log("info", "addresses held", to=section.log, pod=subject.shown, container=holder.container_id,
@@ -250,6 +249,25 @@ class Spiderpool(sections.Parsing):
         uid = args.get("K8S_POD_UID", "") or subject.uid
         return Lease(_NOBODY, "", HELD, uid, holder.container_id, holder.ifname, subject.shown, keeper, conf.name,
                      self._boot, time.time_ns())  # fmt: skip
+
+    def _pending(
+        self, choice: Choice, subject: Subject, who: Lease, catalogue: Catalogue, conf: PluginConfig, deadline: float
+    ) -> tuple[Mapping[int, Sequence[Pool]], list[Lease], Catalogue]:
+        """Pools, an address of each family, and the catalogue that they are of. A pool of the application's own that
+        others make, or make larger, is waited for.
+        """
+        patience = min(deadline, time.monotonic() + self.cuts.patience) if choice.subnets else 0.0
+        while True:
+            try:
+                with self.cuts.choosing() if choice.subnets else nullcontext():
+                    pools = self._pools(choice, subject, who, catalogue)
+                    check_count(conf.version, list(pools))
+                    return pools, self._take(who, pools, deadline), catalogue
+            except (TryAgain, NoAddressLeft):
+                if time.monotonic() >= patience:
+                    raise
+            time.sleep(_LOOK_SECONDS)
+            catalogue = self.follow()
 
     def _pools(
         self, choice: Choice, subject: Subject, who: Lease, catalogue: Catalogue

@@ -1,0 +1,183 @@
+"""Nodes and the controller at one API server: what a pod is given through the shim, and what everybody sees of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.controller.test_controller import owned_pools, status
+from tests.kube.api_objects import BLOCKS, ENDPOINTS, POOLS, SUBNETS
+from tests.kube.api_server import PODS, ApiServer
+from tests.kube.cluster_bench import QUICK, Lines, until
+from tests.kube.pool_nodes import PoolNode, owners, put_pool, settled
+
+from underlay.controller.app import Controller, Settings
+from underlay.controller.election import Terms
+from underlay.controller.writer import Pace
+from underlay.kube.kubeconfig import Kubeconfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SETTINGS = Settings("kube-system", "c", terms=Terms(lease=1.0, renew=0.7, retry=0.1), pace=Pace(gap=0.1), timing=QUICK,
+                    grace=1.5, shrink=0.5, settle=0.1, again=0.3, look=0.2, least=0.02)  # fmt: skip
+
+
+@pytest.fixture
+def api(host: Any) -> Iterator[ApiServer]:
+    def listen(address: str, port: int) -> socket.socket:
+        with host.entered():
+            return socket.create_server((address, port), backlog=256)
+
+    with ApiServer(listen=listen) as server:
+        server.put("namespaces", {"metadata": {"name": "default"}})
+        yield server
+
+
+@pytest.fixture
+def make(host: Any, api: ApiServer, tmp_path: Any) -> Iterator[Callable[..., PoolNode]]:
+    made: list[PoolNode] = []
+
+    def node(name: str) -> PoolNode:
+        api.put("nodes", {"metadata": {"name": name}})
+        made.append(PoolNode(host, tmp_path / name, api, name))
+        return made[-1]
+
+    yield node
+    for one in made:
+        if one.daemon.poll() is None:
+            one.close()
+
+
+@pytest.fixture
+def controller(host: Any, api: ApiServer, tmp_path: Any) -> Iterator[Controller]:
+    """Within the namespace that the API server listens in: its threads are begun there."""
+    log = Lines()
+    running = Controller(Kubeconfig(api.kubeconfig(tmp_path / "controller"), log), log, SETTINGS)
+    with host.entered():
+        running.start()
+    assert until(running.leads)
+    yield running
+    running.stop()
+    assert [event for level, event, _ in log if level == "error"] == []
+
+
+def test_what_a_pod_is_given_is_seen_by_everybody(api, make, controller):
+    put_pool(api, "a", 2600, 40)
+    node = make("n1")
+    settled(node)
+    node.make_pods(["web"])
+    address = node.address("web")
+    assert until(lambda: status(api, "a").get("allocatedIPCount") == 1)
+    assert json.loads(status(api, "a")["allocatedIPs"]) == {address: {"pod": "default/web", "podUid": "uid-web"}}
+    assert until(lambda: api.get(ENDPOINTS, "default", "web"))
+    current = api.get(ENDPOINTS, "default", "web")["status"]["current"]
+    assert (current["node"], current["uid"]) == ("n1", "uid-web")
+    (ip,) = current["ips"]
+    assert (ip["interface"], ip["ipv4"], ip["ipv4Pool"]) == ("eth0", f"{address}/16", "a")
+    assert node.ipam("DEL", "web")[0]
+    api.delete(PODS, "default", "web")
+    assert until(lambda: status(api, "a").get("allocatedIPCount") == 0)
+    assert until(lambda: api.get(ENDPOINTS, "default", "web") is None)
+
+
+def test_a_pool_in_deletion_hands_out_nothing_and_goes_when_it_is_empty(api, make, controller):
+    put_pool(api, "a", 2600, 40)
+    node = make("n1")
+    settled(node)
+    node.make_pods(["web", "late"])
+    node.address("web")
+    assert until(lambda: api.get(POOLS, "", "a")["metadata"].get("finalizers"))
+    api.objects.remove(POOLS, "", "a", {})
+
+    def refused() -> bool:
+        ok, printed = node.ipam("ADD", "late")
+        return not ok and "it is being deleted" in printed["msg"]
+
+    assert until(refused)
+    assert api.get(POOLS, "", "a")
+    assert node.ipam("DEL", "late")[0]
+    assert node.ipam("DEL", "web")[0]
+    assert until(lambda: api.get(POOLS, "", "a") is None, 20)
+
+
+def test_an_applications_pod_gets_its_address_from_the_pool_that_the_controller_makes(api, make, controller):
+    spec = {"subnet": "172.18.0.0/16", "ips": ["172.18.9.10-172.18.9.99"], "gateway": "172.18.0.1"}
+    api.put(SUBNETS, {"metadata": {"name": "s"}, "spec": spec})
+    owner = [{"kind": "ReplicaSet", "name": "web-5d9f", "uid": "u", "controller": True}]
+    node = make("n1")
+    settled(node)
+    names = [f"web-{n}" for n in range(4)]
+    node.make_pods(names, annotations={"ipam.spidernet.io/subnet": '{"ipv4": ["s"]}'}, ownerReferences=owner,
+                   labels={"pod-template-hash": "5d9f"})  # fmt: skip
+    given = [node.address(name) for name in names]
+    assert len(set(given)) == 4
+    (pool,) = owned_pools(api)
+    assert pool["spec"]["ips"] == ["172.18.9.10-172.18.9.14"]
+    assert until(lambda: status(api, pool["metadata"]["name"]).get("allocatedIPCount") == 4)
+    for name in names:
+        assert node.ipam("DEL", name)[0]
+        api.delete(PODS, "default", name)
+    assert until(lambda: owned_pools(api) == [], 30)
+
+
+def test_a_dead_nodes_addresses_are_handed_out_by_the_others(api, make, controller):
+    put_pool(api, "a", 2600, 4)
+    one = make("n1")
+    settled(one)
+    one.make_pods(["a", "b", "c"])
+    taken = {one.address(name) for name in "abc"}
+    assert until(lambda: status(api, "a").get("allocatedIPCount") == 3)
+    one.daemon.kill()
+    one.daemon.wait()
+    two = make("n2")
+    settled(two)
+    for name in "abc":
+        api.delete(PODS, "default", name)
+    api.delete("nodes", "", "n1")
+    assert until(lambda: "n1" not in owners(api).values(), 20)
+    names = two.make_pods(["d", "e", "f", "g"])
+    given = {two.address(name) for name in names}
+    assert taken <= given
+    assert len(given) == 4
+
+
+def test_a_sets_pod_finds_its_address_again_after_its_node_has_died(api, make, controller):
+    put_pool(api, "a", 2600, 40)
+    api.put("statefulsets", {"metadata": {"name": "db", "namespace": "default"}, "spec": {"replicas": 1}})
+    owner = [{"kind": "StatefulSet", "name": "db", "controller": True}]
+    one, two = make("n1"), make("n2")
+    settled(one, two)
+    one.make_pods(["db-0"], ownerReferences=owner)
+    address = one.address("db-0")
+    assert until(lambda: status(api, "a").get("allocatedIPCount") == 1)
+    one.daemon.kill()
+    one.daemon.wait()
+    api.delete(PODS, "default", "db-0")
+    api.put("nodes", {"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}})
+    assert until(lambda: "n1" not in owners(api).values(), 20)
+    two.make_pods(["db-0"], ownerReferences=owner)
+    assert until(lambda: two.ipam("ADD", "db-0")[0], 20)
+    assert two.leases() == {address: "default/db-0"}
+    assert until(lambda: api.get(ENDPOINTS, "default", "db-0")["status"]["current"]["node"] == "n2")
+
+
+def test_a_keepers_address_is_free_once_its_set_is_gone(api, make, controller):
+    put_pool(api, "a", 2600, 40)
+    one = make("n1")
+    settled(one)
+    one.make_pods(["db-0"], ownerReferences=[{"kind": "StatefulSet", "name": "db", "controller": True}])
+    one.address("db-0")
+    assert until(lambda: status(api, "a").get("allocatedIPCount") == 1)
+    one.daemon.kill()
+    one.daemon.wait()
+    api.put("statefulsets", {"metadata": {"name": "db", "namespace": "default"}, "spec": {"replicas": 1}})
+    api.delete(PODS, "default", "db-0")
+    api.delete("nodes", "", "n1")
+    assert until(lambda: owners(api) == {}, 20)
+    assert status(api, "a").get("allocatedIPCount") == 1
+    api.delete("statefulsets", "default", "db")
+    assert until(lambda: status(api, "a").get("allocatedIPCount") == 0, 20)
+    assert all("leases" not in block["spec"] for block in api.objects.all(BLOCKS))
