@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,7 +40,7 @@ def controller(server, log, tmp_path) -> Iterator[Callable[..., Controller]]:
             pace=Pace(gap=0.1), timing=QUICK, grace=0.2, shrink=0.3, settle=0.1, again=0.3, look=0.2,
             least=0.02,
         )  # fmt: skip
-        made.append(Controller(Kubeconfig(config, log), log, settings))
+        made.append(Controller(Kubeconfig(config, log), log, replace(settings, **keys)))
         made[-1].start()
         return made[-1]
 
