@@ -204,3 +204,12 @@ def test_an_applications_pool_comes_grows_shrinks_and_goes_with_it(server, contr
     assert owned_pools(server)  # the Deployment is there, with no replicas
     server.delete("deployments", "default", "web")
     assert until(lambda: owned_pools(server) == [], 30)
+
+
+def test_what_is_missing_is_said_until_it_is_there(server, controller):
+    server.unserved.add(BLOCKS)
+    running = controller(timing=replace(QUICK, unserved=0.1))
+    assert until(lambda: running.fault() == "underlayipblocks: the API server has no underlayipblocks")
+    assert running.around() is None
+    server.unserved.clear()
+    assert until(lambda: running.fault() == "")

@@ -114,7 +114,7 @@ class Controller:
 
     def fault(self) -> str:
         """Why there is no whole picture of the cluster yet; "" where there is."""
-        return self._watching.fault()
+        return self._watching.fault() or ("" if self._store.ready() else f"underlayipblocks: {self._store.fault()}")
 
     def stuck(self) -> str:
         """Which of its threads has not come round for minutes; "" for none."""
@@ -126,7 +126,7 @@ class Controller:
 
     def around(self) -> Around | None:
         """What the webhook judges by; None while too little is known."""
-        return None if self._watching.fault() else upkeep.around(self._watching.known())
+        return None if self.fault() else upkeep.around(self._watching.known())
 
     # -- the loops -----------------------------------------------------------------------------------------------------
 
@@ -135,7 +135,7 @@ class Controller:
         self._blocks.wake()
 
     def _known(self) -> Known | None:
-        return self._watching.known() if self._election.leads() and not self._watching.fault() else None
+        return self._watching.known() if self._election.leads() and not self.fault() else None
 
     def _write(self) -> None:
         known = self._known()

@@ -123,10 +123,9 @@ class Watching:
             thread.join()
 
     def fault(self) -> str:
-        """Why there is no whole picture yet; "" where there is."""
+        """Why something but the blocks has never been whole; "" where everything has."""
         named: list[tuple[str, Mirror[Any]]] = [*self._documents.items(), ("nodes", self._nodes), ("pods", self._pods)]
-        waiting = next((f"{plural}: {mirror.cause}" for plural, mirror in named if not mirror.ready), "")
-        return waiting or ("" if self._store.ready() else "underlayipblocks: the first list is not there yet")
+        return next((f"{plural}: {mirror.cause}" for plural, mirror in named if not mirror.ready), "")
 
     def known(self) -> Known:
         """The picture of this moment; after :meth:`fault` has been "" once."""

@@ -194,10 +194,11 @@ class Writer:
     def _later(self, write: Write, fault: Refused) -> None:
         with self._changed:
             known = self._history.setdefault(write.thing, _History())
-            known.due = time.monotonic() + known.backoff.next(fault.after)
+            overtaken = fault.status in _OVERTAKEN
+            known.due = time.monotonic() + (self._pace.gap if overtaken else known.backoff.next(fault.after))
             news = str(fault) != known.cause
             known.cause = str(fault)
-        if news and fault.status not in _OVERTAKEN:
+        if news and not overtaken:
             self._log("warn", "write is refused", object=str(write.thing), method=write.method, cause=str(fault))
 
     def _all_wait(self, cause: str, wish: float | None) -> None:
