@@ -139,6 +139,21 @@ def test_the_next_subnet_serves_where_one_is_used_up(planning, log):
     assert list(log) == []
 
 
+def test_pods_that_begin_with_the_same_subnet_share_a_pool_whatever_else_they_list(planning):
+    """A rollout that changes the annotation has both kinds for a while."""
+    other = subnet("t", subnet="10.1.0.0/24", ips=["10.1.0.10-10.1.0.99"])
+    mixed = [a_pod(1), a_pod(2, asks='{"ipv4": ["s", "t"]}'), a_pod(3, asks='{"ipv4": ["t"]}')]
+    writes = planning.plan(picture(subnet(), other, *mixed)).writes
+    assert [ips(write) for write in writes] == [["10.0.0.10-10.0.0.12"], ["10.1.0.10-10.1.0.11"]]
+    there = [made(write) for write in writes]
+    assert planning.plan(picture(subnet(), other, *mixed, *there)).writes == []
+
+
+def test_nothing_is_cut_from_a_subnet_in_deletion(planning):
+    going = subnet(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    assert planning.plan(picture(going, *pods(1))).writes == []
+
+
 def test_that_a_subnet_is_used_up_is_said_once(planning, log):
     known = picture(subnet(ips=["10.0.0.10"]), *pods(3))
     planning.plan(known)

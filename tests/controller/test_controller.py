@@ -15,6 +15,7 @@ from tests.kube.api_server import Fault
 from tests.kube.api_server import pod as a_pod
 from tests.kube.cluster_bench import QUICK, until
 
+from underlay.controller import upkeep
 from underlay.controller.app import Controller, Settings
 from underlay.controller.election import Terms
 from underlay.controller.writer import Pace
@@ -213,3 +214,16 @@ def test_what_is_missing_is_said_until_it_is_there(server, controller):
     assert running.around() is None
     server.unserved.clear()
     assert until(lambda: running.fault() == "")
+
+
+def test_a_fault_of_ours_in_one_part_leaves_the_others_to_be_done(server, controller, log, monkeypatch):
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(upkeep.Upkeep, "writes", broken)
+    a_pool(server)
+    running = controller()
+    assert until(lambda: status(server).get("totalIPCount") == 10)
+    running.stop()
+    assert [fields["error"] for _, event, fields in log if event == "look failed"][:1] == ["ZeroDivisionError()"]
+    log.clear()

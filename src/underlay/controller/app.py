@@ -30,7 +30,7 @@ from underlay.kube.client import Client
 from underlay.kube.reflector import Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from underlay.controller.known import Known
     from underlay.controller.watched import Document
@@ -144,7 +144,16 @@ class Controller:
             self._writer.want([])
             return
         self._led_since = self._led_since or time.monotonic()
-        self._writer.want([*view_writes.of_views(known), *self._upkeep.writes(known), *self._of_applications(known)])
+        parts = (view_writes.of_views, self._upkeep.writes, self._of_applications)
+        self._writer.want([write for part in parts for write in self._of(part, known)])
+
+    def _of(self, part: Callable[[Known], Iterable[Write]], known: Known) -> list[Write]:
+        """A part's writes; a fault of ours in one part is no reason to leave the others undone."""
+        try:
+            return list(part(known))
+        except Exception as error:
+            self._log("error", "look failed", part=part.__qualname__, error=repr(error))
+            return []
 
     def _of_applications(self, known: Known) -> list[Write]:
         """None at first: what an earlier leader wrote at its end may not be shown yet."""

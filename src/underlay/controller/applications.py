@@ -77,7 +77,9 @@ class Need:
 
 
 def needs(known: Known) -> list[Need]:
-    """What all pods need, in a fixed order. An annotation that is wrong is the affair of its pod's ADD."""
+    """What all pods need, in a fixed order. An annotation that is wrong is the affair of its pod's ADD. Pods that begin
+    with the same subnet share its pool, whatever further ones they list.
+    """
     found: dict[tuple[str, ...], Need] = {}
     for _, pod in sorted(known.pods.items()):
         subject = _subject(pod)
@@ -87,11 +89,13 @@ def needs(known: Known) -> list[Need]:
             continue
         for one in listed:
             for family, subnets in one.subnets.items():
-                key = (*subject.application, pod.namespace, one.nic, str(family), *subnets)
+                key = (*subject.application, pod.namespace, one.nic, str(family), subnets[0])
                 need = found.setdefault(key, Need(subject, one, family))
                 need.pods += 1
                 if one.number.count > need.asked.number.count:  # while a rollout changes the number
                     need.asked = replace(need.asked, number=one.number)
+                if len(subnets) > len(need.asked.subnets[family]):
+                    need.asked = replace(need.asked, subnets=one.subnets)
     return [need for _, need in sorted(found.items())]
 
 
@@ -165,12 +169,15 @@ class Applications:
         """Plan what the need asks for, the next subnet where one is used up; returns how many addresses are missing.
         ``needed`` is told the pools that serve it.
         """
-        subnets = [found for name in need.asked.subnets[need.family] if (found := look.known.subnet(name)) is not None]
+        listed = need.asked.subnets[need.family]
+        subnets = [found for name in listed if (found := look.known.subnet(name)) is not None]
         missing = need.size if subnets else 0  # ADD says of a subnet that it is not there
         for subnet in subnets:
-            if missing <= 0:
-                break
             name = need.name(subnet.name)
+            if missing <= 0 or name in needed:  # of what another need begins with nothing is taken away
+                continue
+            if name not in look.known.pools and look.known.subnets[subnet.name].metadata.deletion_timestamp:
+                continue
             document, pool = look.known.pools.get(name), look.known.pool(name)
             if document is not None and (pool is None or document.metadata.deletion_timestamp):
                 needed.add(name)
