@@ -8,9 +8,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 from tests.controller.pictures import blocks, lease
-from tests.kube.api_objects import BLOCKS, ENDPOINTS, LEASES, PODS, POOLS, SUBNETS
+from tests.ipam.pools.test_crds import schema
+from tests.kube.api_objects import BLOCKS, ENDPOINTS, LEASES, PODS, POOLS, RESERVED, SUBNETS
 from tests.kube.api_server import Fault
 from tests.kube.api_server import pod as a_pod
 from tests.kube.cluster_bench import QUICK, until
@@ -49,6 +51,9 @@ def controller(server, log, tmp_path) -> Iterator[Callable[..., Controller]]:
     for each in made:
         each.stop()
     assert "look failed" not in log.events()
+    for resource in (POOLS, SUBNETS, RESERVED, ENDPOINTS):
+        for each in server.objects.all(resource):
+            jsonschema.validate(each, schema(each["kind"]))  # as strict as the API server, and stricter
 
 
 def put_blocks(server, *owned: Any) -> None:
@@ -88,10 +93,12 @@ def test_what_nodes_report_is_seen_in_the_pool_and_in_an_endpoint(server, contro
 
 def test_a_cluster_at_rest_costs_no_writes(server, controller):
     a_pool(server)
+    server.put(RESERVED, {"metadata": {"name": "r"}, "spec": {"ips": ["10.0.0.10-10.0.0.11"]}})
     server.put("nodes", {"metadata": {"name": "n1"}})
     server.put(PODS, a_pod("web", node="n1", uid="uid-web"))
     put_blocks(server, lease("10.0.0.10"))
     controller()
+    assert until(lambda: server.get(RESERVED, "", "r").get("status"))
     assert until(lambda: server.get(ENDPOINTS, "default", "web") and status(server).get("conditions"))
     time.sleep(0.5)
     before = [each for each in server.requests if each.verb not in ("list", "watch", "get")]
