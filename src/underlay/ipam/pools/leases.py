@@ -118,9 +118,13 @@ class Leases:
         with self._lock:
             return any(one.ifname != ifname for one in self._index.container(container_id).values())
 
-    def take(self, pools: Sequence[Pool], who: Lease, deadline: float, *, avoid: Collection[Address] = ()) -> Lease:
+    def take(
+        self, pools: Sequence[Pool], who: Lease, deadline: float,
+        *, avoid: Collection[Address] = (), patient: bool = True,
+    ) -> Lease:  # fmt: skip
         """A pending lease of the first pool that has an address, made out as ``who`` is (its address and pool do not
-        count). What is kept for its keeper or reserved for its pod comes first, but for ``avoid``.
+        count). What is kept for its keeper or reserved for its pod comes first, but for ``avoid``. Where there is none,
+        ``patient`` waits for what others may just have given back.
 
         Raises NoAddressLeft, TryAgain.
         """
@@ -128,10 +132,11 @@ class Leases:
         if lease is None and not avoid and self._blocks.elsewhere(pools, who, deadline):
             lease = self._take_kept(pools, who, avoid)
         unknown: TryAgain | None = None
-        tries = [(pool, patient) for patient in (False, True) for pool in pools] if lease is None else ()
-        for pool, patient in tries:
+        rounds = (False, True) if patient else (False,)
+        tries = [(pool, waits) for waits in rounds for pool in pools] if lease is None else ()
+        for pool, waits in tries:
             try:
-                lease = self._take_from(pool, who, deadline, patient)
+                lease = self._take_from(pool, who, deadline, waits)
             except TryAgain as error:
                 unknown = error
             if lease is not None:

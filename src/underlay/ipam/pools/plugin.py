@@ -258,13 +258,14 @@ class Spiderpool(sections.Parsing):
         """
         patience = min(deadline, time.monotonic() + self.cuts.patience) if choice.subnets else 0.0
         while True:
+            last = time.monotonic() >= patience
             try:
                 with self.cuts.choosing() if choice.subnets else nullcontext():
                     pools = self._pools(choice, subject, who, catalogue)
                     check_count(conf.version, list(pools))
-                    return pools, self._take(who, pools, deadline), catalogue
+                    return pools, self._take(who, pools, deadline, patient=last), catalogue
             except (TryAgain, NoAddressLeft):
-                if time.monotonic() >= patience:
+                if last:
                     raise
             time.sleep(_LOOK_SECONDS)
             catalogue = self.follow()
@@ -276,11 +277,11 @@ class Spiderpool(sections.Parsing):
             return self.cuts.serve(choice, subject, who, catalogue, self.leases)
         return {family: [catalogue.pools[name] for name in names] for family, names in choice.pools.items()}
 
-    def _take(self, who: Lease, pools: Mapping[int, Sequence[Pool]], deadline: float) -> list[Lease]:
+    def _take(self, who: Lease, pools: Mapping[int, Sequence[Pool]], deadline: float, *, patient: bool) -> list[Lease]:
         pending: list[Lease] = []
         try:
             for family in sorted(pools):
-                pending.append(self.leases.take(pools[family], who, deadline))  # noqa: PERF401 - one may fail
+                pending.append(self.leases.take(pools[family], who, deadline, patient=patient))  # noqa: PERF401 - one may fail
         except BaseException:
             self.leases.abandon(pending)
             raise
