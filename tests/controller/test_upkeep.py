@@ -45,6 +45,12 @@ def test_a_pool_is_given_its_finalizer_its_label_and_its_family():
     assert "spec" not in body
 
 
+def test_a_reservation_is_given_its_family_where_it_has_one():
+    body = shown(picture(reserved("10.0.0.1")))["spiderreservedips/r/metadata"]
+    assert (body["spec"], "finalizers" in body["metadata"]) == ({"ipVersion": 4}, False)
+    assert "spiderreservedips/r/metadata" not in shown(picture(reserved("10.0.0.1", "fd00::1")))
+
+
 def test_what_is_dressed_is_left_alone_and_so_is_what_cannot_be_read():
     assert "spiderippools/p/metadata" not in shown(picture(pool(metadata=DRESSED, ipVersion=4)))
     assert list(shown(picture(pool(ips=["x"])))) == ["spiderippools/p/condition"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from underlay.controller import writes
+from underlay.controller.known import subject_of
 from underlay.controller.upkeep import CIDR, cidr_label
 from underlay.controller.view_writes import FINALIZER
 from underlay.controller.views import OWNER
@@ -23,7 +24,6 @@ from underlay.errors import UnderlayError
 from underlay.ipam.pools import intervals
 from underlay.ipam.pools.applications import Asked, asked, fitted, name_of, used_up
 from underlay.ipam.pools.objects import POOL, Pool, Reserved
-from underlay.ipam.pools.surroundings import Subject
 from underlay.ipam.pools.written import ranges
 from underlay.multus.lint_pools import OWNER_SUBNET
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from underlay.controller.writes import Write
     from underlay.ipam.pools.intervals import Intervals
     from underlay.ipam.pools.objects import Subnet
-    from underlay.kube.objects import Pod
+    from underlay.ipam.pools.surroundings import Subject
     from underlay.kube.source import Log
 
 _PREFIX: Final = "ipam.spidernet.io/"
@@ -82,7 +82,7 @@ def needs(known: Known) -> list[Need]:
     """
     found: dict[tuple[str, ...], Need] = {}
     for _, pod in sorted(known.pods.items()):
-        subject = _subject(pod)
+        subject = subject_of(pod)
         try:
             listed = asked(pod.annotations)
         except UnderlayError:
@@ -260,7 +260,3 @@ def _creation(need: Need, subnet: Subnet, of: Intervals) -> Write:
 def _label(value: str) -> str:
     """As much of it as a label's value holds, which ends in a letter or digit."""
     return value[:_LABEL].rstrip("-_.")
-
-
-def _subject(pod: Pod) -> Subject:
-    return Subject(pod.namespace, pod.name, pod.uid, labels=pod.labels, annotations=pod.annotations, owner=pod.owner)

@@ -14,6 +14,7 @@ from underlay.controller import watched
 from underlay.controller.watched import Document, Mirror, Node
 from underlay.errors import UnderlayError
 from underlay.ipam.pools.objects import POOL, RESERVED, SUBNET, Pool, Reserved, Subnet, parse_object
+from underlay.ipam.pools.surroundings import Subject
 from underlay.kube.reflector import Reflector, Timing
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ def as_manifest(kind: str, document: Document) -> dict[str, Any]:
     if document.metadata.deletion_timestamp:
         metadata["deletionTimestamp"] = document.metadata.deletion_timestamp
     return {"kind": kind, "metadata": metadata, "spec": document.spec}
+
+
+def subject_of(pod: Pod) -> Subject:
+    """The pod as address pools see it, but for its namespace's labels and annotations."""
+    return Subject(pod.namespace, pod.name, pod.uid, labels=pod.labels, annotations=pod.annotations, owner=pod.owner)
 
 
 class Watching:

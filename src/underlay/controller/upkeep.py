@@ -2,7 +2,7 @@
 
     finalizer    spiderpool.spidernet.io on pools and subnets: a pool in deletion stays until nothing of it is held or
                  kept, a subnet until no pool was cut from it
-    derived      spec.ipVersion, label ipam.spidernet.io/ippool-cidr
+    derived      spec.ipVersion, of reservations too; label ipam.spidernet.io/ippool-cidr of pools
     condition    Valid: False where the webhook would have refused it, and why
 
 A node hands out nothing of a pool once it sees it in deletion, and reports what it handed out before within seconds. So
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from underlay.controller import writes
 from underlay.controller.known import as_manifest
 from underlay.controller.view_writes import FINALIZER, without_finalizer
-from underlay.ipam.pools.objects import POOL, RESERVED, SUBNET, Pool, Subnet
+from underlay.ipam.pools.objects import POOL, RESERVED, SUBNET, Pool, Reserved, Subnet
 from underlay.multus import lint_objects, lint_pools
 from underlay.multus.findings import Finding, Severity, Subject
 
@@ -72,6 +72,8 @@ class Upkeep:
                 if FINALIZER in meta.finalizers and now - since >= self._grace and not _used(plural, name, around_):
                     yield without_finalizer(plural, document)
         self._leaving = leaving
+        for name, document in known.reserved.items():
+            yield from _family(document, known.read.get((RESERVED, name)))
         yield from _conditions(known, around_)
 
 
@@ -96,6 +98,13 @@ def _dressed(plural: str, document: Document, read: Spec | None) -> Iterator[Wri
         change["spec"] = {"ipVersion": read.family}
     if change:
         yield writes.patch(plural, document, change, part="metadata", version=True)
+
+
+def _family(document: Document, read: Spec | None) -> Iterator[Write]:
+    """Of a reservation in one family, which that is."""
+    if isinstance(read, Reserved) and not document.spec.get("ipVersion") and bool(read.v4) != bool(read.v6):
+        change = {"spec": {"ipVersion": 4 if read.v4 else 6}}
+        yield writes.patch(writes.RESERVED, document, change, part="metadata", version=True)
 
 
 def cidr_label(of: Pool | Subnet) -> str:

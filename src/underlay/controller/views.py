@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from underlay.cni.address import parse, text
+from underlay.controller.known import subject_of
 from underlay.errors import UnderlayError
 from underlay.ipam.pools import intervals, wishes
 from underlay.ipam.pools.lease import HELD, KEPT
 from underlay.ipam.pools.objects import Pool
-from underlay.ipam.pools.surroundings import Subject
 from underlay.ipam.pools.written import ranges
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def endpoints(known: Known) -> dict[Key, dict[str, Any]]:
 
 def endpoint_of(pod: Pod) -> Key:
     """The name of a pod's SpiderEndpoint."""
-    kind, _, name = _subject(pod).keeper.partition("/")
+    kind, _, name = subject_of(pod).keeper.partition("/")
     if kind == _MACHINE:
         return pod.namespace, name.partition("/")[2]
     return pod.namespace, pod.name
@@ -168,7 +168,7 @@ def _status(key: Key, held: list[_Held], pod: Pod | None, known: Known) -> dict[
 
 def _owner(key: Key, lease: Lease, pod: Pod | None, known: Known) -> tuple[str, str]:
     if pod is not None:
-        return _subject(pod).application
+        return subject_of(pod).application
     before = known.endpoints.get(key)
     if before is not None and isinstance(before.status, dict) and before.status.get("ownerControllerType"):
         return str(before.status["ownerControllerType"]), str(before.status.get("ownerControllerName", ""))
@@ -207,7 +207,3 @@ def _add(nic: dict[str, Any], lease: Lease, pool: Pool | None) -> None:
 def _plain(address: str) -> str:
     found = parse(address)
     return text(*found) if found else address
-
-
-def _subject(pod: Pod) -> Subject:
-    return Subject(pod.namespace, pod.name, pod.uid, labels=pod.labels, annotations=pod.annotations, owner=pod.owner)
