@@ -412,6 +412,15 @@ def test_status_says_whether_a_pod_could_be_served(node: Node) -> None:
         node.plugin.status(node.conf())
 
 
+def test_full_pools_are_no_fault_where_more_can_be_cut(node: Node) -> None:
+    for n in range(10):
+        node.add(f"p{n}")
+    node.world.define("s", "SpiderSubnet", subnet="10.2.0.0/24", ips=["10.2.0.10-10.2.0.20"])
+    node.plugin.status(node.conf())
+    with pytest.raises(NotAvailable, match="no address is free in 'a'"):
+        node.plugin.status(node.conf(default_ipv4_ippool=["a"]))
+
+
 def test_after_a_reboot_nothing_is_held_but_what_is_kept(node: Node) -> None:
     node.world.pod("db-0", stateful())
     node.add("db-0")

@@ -168,7 +168,8 @@ class Spiderpool(sections.Parsing):
         section = sections.read(conf)
         catalogue = self.follow()
         names: Sequence[str] = list(catalogue.pools)  # pods and namespaces may name any
-        if section.v4 or section.v6:
+        named = bool(section.v4 or section.v6)
+        if named:
             try:
                 choice = choose(Ask(_NO_POD, "eth0", True, "", section.v4, section.v6), catalogue)
             except PoolMissing as error:
@@ -178,7 +179,8 @@ class Spiderpool(sections.Parsing):
         if not usable and not catalogue.subnets:
             unread = f"; not read: {catalogue.faults[0]}" if catalogue.faults else ""
             raise NotAvailable(f"there is no address pool that can be used{unread}", hint="Create a SpiderIPPool.")
-        if usable and not any(self.leases.room(pool) for pool in usable):
+        more = bool(catalogue.subnets) and not named  # pools may yet be cut; those of applications may well be full
+        if usable and not more and not any(self.leases.room(pool) for pool in usable):
             full = ", ".join(repr(pool.name) for pool in usable)
             raise NotAvailable(f"no address is free in {full}", hint="Enlarge a pool, or delete pods.")
 
