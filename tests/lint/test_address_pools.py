@@ -171,3 +171,32 @@ def test_lint_refuses_exactly_what_the_plugin_refuses(kind, spec):
         refused = True
     found = review([("a.json", json.dumps(made).encode())], LINTER)
     assert any(each.severity == "error" for each in found) == refused
+
+
+def annotated(**annotations: str) -> dict[str, Any]:
+    told = {f"ipam.spidernet.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    template = {"metadata": {"annotations": told}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"template": template}}
+
+
+def test_annotations_that_work_are_clean():
+    assert look([annotated(
+        ippools='[{"interface": "net1", "ipv4": ["a", "b-*"]}, {"interface": "net2", "ipv6": ["c"]}]',
+        routes='[{"dst": "10.0.0.0/16", "gw": "192.168.1.1"}]', ippool_ip_number="+2", ippool_reclaim="false",
+    )]) == []  # fmt: skip
+
+
+@pytest.mark.parametrize(("annotations", "field", "words"), [
+    ({"ippools": '[{"interface": "net1", "ipv4": ["a"]}, {"interface": "net2"}]'}, "ippools[1]", "names nothing"),
+    ({"ippools": '[{"ipv4": ["a"]}, {"ipv4": ["b"]}]'}, "ippools[0].interface", "is missing"),
+    ({"ippool": "a"}, "ippool", ""),
+    ({"subnet": "{}"}, "subnet", "names nothing"),
+    ({"routes": '[{"dst": "10.0.0.0/16", "gw": "x"}]'}, "routes[0].gw", "is no IPv4 address"),
+    ({"ippool_ip_number": "0"}, "ippool-ip-number", "is no number of addresses"),
+    ({"ippool_reclaim": "perhaps"}, "ippool-reclaim", "is neither true nor false"),
+])  # fmt: skip
+def test_an_annotation_that_add_would_refuse_is_named_with_its_field_and_the_fix(annotations, field, words):
+    (finding,) = look([annotated(**annotations)])
+    assert finding.field == f"spec.template.metadata.annotations.ipam.spidernet.io/{field}"
+    assert words in finding.message
+    assert finding.hint

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cel
 import pytest
 import yaml
 
 from underlay.cli.main import _parser
+from underlay.ipam.pools.wishes import IPPOOL, SUBNETS
 from underlay.kube import workloads
 from underlay.multus.annotations import DEFAULT_NETWORK, NETWORKS
 from underlay.webhook import server
@@ -53,8 +55,13 @@ def test_it_is_sent_what_it_judges_at_the_path_it_serves(webhook):
 def test_pods_without_annotations_cost_no_call():
     (pods,) = [each for each in WEBHOOKS if each["name"].startswith("pods.")]
     (condition,) = pods["matchConditions"]
-    assert f"'{NETWORKS}'" in condition["expression"]
-    assert f"'{DEFAULT_NETWORK}'" in condition["expression"]
+
+    def sent(*annotations: str) -> bool:
+        found = {"metadata": {"annotations": dict.fromkeys(annotations, "x")}}
+        return bool(cel.evaluate(condition["expression"], {"object": found}))
+
+    assert [sent(key) for key in (NETWORKS, DEFAULT_NETWORK, IPPOOL, SUBNETS, "other")] == [True] * 4 + [False]
+    assert not cel.evaluate(condition["expression"], {"object": {"metadata": {}}})
 
 
 def test_service_deployment_and_webhooks_are_of_one_piece():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Hints for a pod that has failed; here the field stands beside them.
 _GENERAL: Final = (DecodeFailure.hint, InvalidAnnotation.hint, InvalidConfig.hint)
-_NAMED: Final = re.compile(r'(?:"(?P<field>[^"\s]+)"|annotation (?P<annotation>[^\s:]+))')
+_NAMED: Final = re.compile(r'(?:"(?P<field>[^"\s]+)"|annotation "?(?P<annotation>[^\s:"]+))')
 
 
 class Severity(StrEnum):

@@ -16,6 +16,7 @@ import msgspec
 from underlay.cni.config import inject, parse_network
 from underlay.errors import InvalidConfig, UnderlayError
 from underlay.ipam.pools import objects as pools
+from underlay.ipam.pools import wishes
 from underlay.kube.objects import NetworkAttachmentDefinition, is_label, is_subdomain
 from underlay.multus import config as multus
 from underlay.multus.annotations import DEFAULT_NETWORK, NETWORKS, parse, parse_default
@@ -147,6 +148,11 @@ def _without_effect(subject: Subject, config: MultusConfig, at: str) -> Iterator
 def pod(subject: Subject, found: Pod, at: str, known: Known) -> list[Finding]:
     """A pod's annotations, or those of the template that pods are made from; ``at`` is the path to their metadata."""
     prefix = joined(at, "annotations")
+    addresses = [of_error(subject, fault, at=prefix) for fault in wishes.faults(found.annotations)]
+    return [*addresses, *_networks(subject, found, prefix, known)]
+
+
+def _networks(subject: Subject, found: Pod, prefix: str, known: Known) -> list[Finding]:
     findings: list[Finding] = []
     selections: list[tuple[str, NetworkSelection]] = []
     try:

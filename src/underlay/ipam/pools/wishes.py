@@ -118,6 +118,27 @@ def reclaim(annotations: Mapping[str, str]) -> bool:
     return written == "true"
 
 
+def faults(annotations: Mapping[str, str]) -> list[InvalidAnnotation]:
+    """What is wrong with a pod's annotations, whichever of its NICs it concerns; the first fault of each."""
+    found: list[InvalidAnnotation] = []
+    for nics, key in ((True, IPPOOLS), (False, IPPOOL), (True, SUBNETS), (False, SUBNET)):
+        written = annotations.get(key)
+        try:
+            if nics and written:
+                for n, one in enumerate(_listed(written, key, "net1")):
+                    _named(one, f"{key}[{n}]")
+            else:
+                _of_first(annotations, key, first=True)
+        except InvalidAnnotation as fault:
+            found.append(fault)
+    for read in (routes, number, reclaim):
+        try:
+            read(annotations)
+        except InvalidAnnotation as fault:
+            found.append(fault)
+    return found
+
+
 def _names(annotations: Mapping[str, str], key: str) -> tuple[str, ...]:
     written = annotations.get(key)
     return _decode(written, tuple[str, ...], key, 'Write a JSON list of names: ["a", "b"].') if written else ()
@@ -127,6 +148,13 @@ def _of_nic(annotations: Mapping[str, str], key: str, ifname: str) -> Named | No
     written = annotations.get(key)
     if not written:
         return None
+    for n, one in enumerate(_listed(written, key, ifname)):
+        if one.interface in (None, "", ifname):
+            return _named(one, f"{key}[{n}]")
+    return None
+
+
+def _listed(written: str, key: str, ifname: str) -> tuple[_Named, ...]:
     listed = _decode(written, tuple[_Named, ...], key, f'Write [{{"interface": "{ifname}", "ipv4": ["a"]}}].')
     for n, one in enumerate(listed):
         if not one.interface and len(listed) > 1:
@@ -134,9 +162,7 @@ def _of_nic(annotations: Mapping[str, str], key: str, ifname: str) -> Named | No
                 f'annotation "{key}[{n}].interface" is missing',
                 hint="With several elements each names its NIC: eth0, net1, net2 …",
             )
-        if one.interface in (None, "", ifname):
-            return _named(one, f"{key}[{n}]")
-    return None
+    return listed
 
 
 def _of_first(annotations: Mapping[str, str], key: str, *, first: bool) -> Named | None:
