@@ -13,8 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.controller.at_the_server import a_pool, put_blocks, status
 from tests.controller.pictures import lease
-from tests.controller.test_controller import a_pool, put_blocks, status
 from tests.kube.api_objects import LEASES
 from tests.kube.api_server import ApiServer
 from tests.kube.cluster_bench import until

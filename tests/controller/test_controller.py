@@ -2,72 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jsonschema
-import pytest
-from tests.controller.pictures import blocks, lease
-from tests.ipam.pools.test_crds import schema
+from tests.controller.at_the_server import a_pool, owned_pools, put_blocks, status
+from tests.controller.pictures import lease
 from tests.kube.api_objects import BLOCKS, ENDPOINTS, LEASES, PODS, POOLS, RESERVED, SUBNETS
 from tests.kube.api_server import Fault
 from tests.kube.api_server import pod as a_pod
 from tests.kube.cluster_bench import QUICK, until
 
 from underlay.controller import upkeep
-from underlay.controller.app import Controller, Settings
-from underlay.controller.election import Terms
-from underlay.controller.writer import Pace
-from underlay.kube import block_objects
-from underlay.kube.kubeconfig import Kubeconfig
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 F = "spiderpool.spidernet.io"
-
-
-@pytest.fixture
-def controller(server, log, tmp_path) -> Iterator[Callable[..., Controller]]:
-    made: list[Controller] = []
-    numbers = itertools.count()
-
-    def make(**keys: Any) -> Controller:
-        number = next(numbers)
-        config = server.kubeconfig(tmp_path / f"kubeconfig-{number}")
-        settings = Settings(
-            "kube-system", f"candidate-{number}", terms=Terms(lease=1.0, renew=0.7, retry=0.1),
-            pace=Pace(gap=0.1), timing=QUICK, grace=0.2, shrink=0.3, settle=0.1, again=0.3, look=0.2,
-            least=0.02,
-        )  # fmt: skip
-        made.append(Controller(Kubeconfig(config, log), log, replace(settings, **keys)))
-        made[-1].start()
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.stop()
-    assert "look failed" not in log.events()
-    for resource in (POOLS, SUBNETS, RESERVED, ENDPOINTS):
-        for each in server.objects.all(resource):
-            jsonschema.validate(each, schema(each["kind"]))  # as strict as the API server, and stricter
-
-
-def put_blocks(server, *owned: Any) -> None:
-    for block in blocks(*owned):
-        server.put(BLOCKS, block_objects.encode(block))
-
-
-def a_pool(server, name: str = "p", **spec: Any) -> None:
-    server.put(POOLS, {"metadata": {"name": name, "generation": 1},
-                       "spec": {"subnet": "10.0.0.0/24", "ips": ["10.0.0.10-10.0.0.19"], **spec}})  # fmt: skip
-
-
-def status(server, name: str = "p") -> dict[str, Any]:
-    return (server.get(POOLS, "", name) or {}).get("status") or {}
 
 
 def test_what_nodes_report_is_seen_in_the_pool_and_in_an_endpoint(server, controller):
@@ -174,10 +123,6 @@ def test_the_webhook_is_told_what_is_known_by_leaders_and_followers(server, cont
         around = each.around()
         assert around is not None
         assert (list(around.pools), [one.shown for one in around.leases["p"]]) == (["p"], ["10.0.0.10"])
-
-
-def owned_pools(server) -> list[dict[str, Any]]:
-    return [each for each in server.objects.all(POOLS) if each["metadata"]["name"].startswith("auto")]
 
 
 def test_an_applications_pool_comes_grows_shrinks_and_goes_with_it(server, controller):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.controller.pictures import blocks, lease, node, picture
+from tests.controller.pictures import blocks, lease, node, picture, pod
 from tests.controller.store import MemoryBlocks
 from tests.kube.api_objects import PODS
 from tests.kube.api_server import Fault
@@ -164,6 +164,17 @@ def test_a_marked_node_keeps_its_addresses_while_it_has_a_pod(dead, server):
     assert owners(store) == {"n1"}
     server.delete(PODS, "default", "web")
     look(looking, store, node("n1", OUT))
+    assert owners(store) == set()
+
+
+def test_a_node_that_bears_another_name_is_not_dead(dead, server):
+    """Its daemon was told a name of which there is no Node: the pods that it serves are on another one, and live."""
+    looking, store = dead(lease("10.0.0.1", node="typo", uid="u1"))
+    server.put(PODS, a_pod("web", node="n1", uid="u1"))
+    look(looking, store, pod("web", uid="u1"))
+    assert owners(store) == {"typo"}
+    assert server.requests == []
+    look(looking, store, pod("web", uid="another"))
     assert owners(store) == set()
 
 

@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, Any
 import cel
 import pytest
 import yaml
+from tests.controller.at_the_server import a_pool, put_blocks
 from tests.controller.pictures import lease
-from tests.controller.test_controller import a_pool, put_blocks
 from tests.kube.api_objects import ENDPOINTS, PODS, POOLS, RESERVED, SUBNETS
 from tests.kube.api_server import pod as a_pod
-from tests.kube.cluster_bench import QUICK, until
+from tests.kube.cluster_bench import until
 
 from underlay.cli.main import _parser
 from underlay.controller import asking
-from underlay.controller.app import LEASE, Controller, Settings
-from underlay.controller.election import Terms
-from underlay.controller.writer import Pace
+from underlay.controller.app import LEASE
 from underlay.daemon.config import split_address
 from underlay.ipam.pools.lease import KEPT
 from underlay.kube import workloads
-from underlay.kube.kubeconfig import Kubeconfig
 from underlay.webhook import server as webhook_server
 
 if TYPE_CHECKING:
@@ -50,7 +47,7 @@ def granted(kind: str) -> Iterator[tuple[str, str, str]]:
                     yield group, resource, verb
 
 
-def test_the_roles_grant_exactly_what_is_asked(server, log, tmp_path):
+def test_the_roles_grant_exactly_what_is_asked(server, controller):
     asks = {"ipam.spidernet.io/subnet": '{"ipv4": ["s"]}'}
     owner = [{"kind": "ReplicaSet", "name": "web-5d9f", "uid": "u", "controller": True}]
     a_pool(server, ips=["10.0.0.100-10.0.0.109"])
@@ -62,10 +59,7 @@ def test_the_roles_grant_exactly_what_is_asked(server, log, tmp_path):
     server.put(PODS, a_pod("bare", node="n1", uid="uid-bare", annotations=asks))
     kept = lease("10.0.0.103", pod="", node="", state=KEPT, keeper="StatefulSet/shop/db-0")
     put_blocks(server, lease("10.0.0.100", pod="default/bare"), lease("10.0.0.101", node="gone"), kept)
-    settings = Settings("kube-system", "c", terms=Terms(lease=1.0, renew=0.7, retry=0.1), pace=Pace(gap=0.1),
-                        timing=QUICK, grace=0.1, shrink=0.1, settle=0.1, again=0.2, look=0.2, least=0.02)  # fmt: skip
-    running = Controller(Kubeconfig(server.kubeconfig(tmp_path / "kubeconfig"), log), log, settings)
-    running.start()
+    running = controller()
     try:
         assert until(lambda: len(list(server.objects.all(POOLS))) == 3)
         assert until(lambda: server.get(ENDPOINTS, "default", "bare"))

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 import pytest
+from tests.controller.at_the_server import a_pool, put_blocks, status
 from tests.controller.pictures import lease
-from tests.controller.test_controller import a_pool, controller, put_blocks, status  # noqa: F401 - a fixture
 from tests.kube.api_objects import BLOCKS, ENDPOINTS, PODS, POOLS
 from tests.kube.api_server import Fault
 from tests.kube.api_server import pod as a_pod
@@ -50,7 +50,7 @@ def misfortune(chance: random.Random) -> Fault:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_in_the_end_the_objects_say_what_the_blocks_say(server, controller, seed):  # noqa: F811
+def test_in_the_end_the_objects_say_what_the_blocks_say(server, controller, seed):
     chance = random.Random(seed)
     a_pool(server, ips=["10.0.0.1-10.0.0.60"])
     server.put("nodes", {"metadata": {"name": "n1"}})
@@ -81,7 +81,7 @@ def test_in_the_end_the_objects_say_what_the_blocks_say(server, controller, seed
     assert status(server)["allocatedIPCount"] == len(held)
 
 
-def test_a_thousand_pods_at_once_are_seen_within_seconds(server, controller):  # noqa: F811
+def test_a_thousand_pods_at_once_are_seen_within_seconds(server, controller):
     a_pool(server, subnet="10.0.0.0/16", ips=["10.0.1.0-10.0.9.255"])
     server.put("nodes", {"metadata": {"name": "n1"}})
     running = controller(least=0.5)

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.controller.test_controller import owned_pools, status
+from tests.controller.at_the_server import owned_pools, status
+from tests.controller.conftest import SETTINGS
 from tests.kube.api_objects import BLOCKS, ENDPOINTS, POOLS, SUBNETS
 from tests.kube.api_server import PODS, ApiServer
-from tests.kube.cluster_bench import QUICK, Lines, until
+from tests.kube.cluster_bench import Lines, until
 from tests.kube.pool_nodes import PoolNode, owners, put_pool, settled
 
-from underlay.controller.app import Controller, Settings
-from underlay.controller.election import Terms
-from underlay.controller.writer import Pace
+from underlay.controller.app import Controller
 from underlay.kube.kubeconfig import Kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-SETTINGS = Settings("kube-system", "c", terms=Terms(lease=1.0, renew=0.7, retry=0.1), pace=Pace(gap=0.1), timing=QUICK,
-                    grace=1.5, shrink=0.5, settle=0.1, again=0.3, look=0.2, least=0.02)  # fmt: skip
 
 
 @pytest.fixture
@@ -55,7 +52,9 @@ def make(host: Any, api: ApiServer, tmp_path: Any) -> Iterator[Callable[..., Poo
 def controller(host: Any, api: ApiServer, tmp_path: Any) -> Iterator[Controller]:
     """Within the namespace that the API server listens in: its threads are begun there."""
     log = Lines()
-    running = Controller(Kubeconfig(api.kubeconfig(tmp_path / "controller"), log), log, SETTINGS)
+    running = Controller(
+        Kubeconfig(api.kubeconfig(tmp_path / "controller"), log), log, replace(SETTINGS, grace=1.5, shrink=0.5)
+    )
     with host.entered():
         running.start()
     assert until(running.leads)
@@ -114,8 +113,8 @@ def test_an_applications_pod_gets_its_address_from_the_pool_that_the_controller_
                    labels={"pod-template-hash": "5d9f"})  # fmt: skip
     given = [node.address(name) for name in names]
     assert len(set(given)) == 4
+    assert until(lambda: [each["spec"]["ips"] for each in owned_pools(api)] == [["172.18.9.10-172.18.9.14"]])
     (pool,) = owned_pools(api)
-    assert pool["spec"]["ips"] == ["172.18.9.10-172.18.9.14"]
     assert until(lambda: status(api, pool["metadata"]["name"]).get("allocatedIPCount") == 4)
     for name in names:
         assert node.ipam("DEL", name)[0]

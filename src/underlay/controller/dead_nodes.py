@@ -6,7 +6,8 @@
                       ──▶ kept, with no owner              what it held or kept for a keeper, who finds it there
         its wants     ──▶ gone
 
-Nothing is decided by time: a node that is merely silent may run its pods for days.
+Nothing is decided by time: a node that is merely silent may run its pods for days. And not by the name alone: as long
+as a pod exists that the node reports to hold an address of its own, somebody has merely named the node otherwise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from underlay.controller import asking
 from underlay.ipam.pools.block import BlockConflict, StoreUnreachable
-from underlay.ipam.pools.lease import KEPT
+from underlay.ipam.pools.lease import HELD, KEPT
 from underlay.kube.backoff import Backoff
 from underlay.kube.faults import Refused, Unreachable
 
@@ -40,6 +41,17 @@ def suspects(known: Known) -> set[str]:
     named = {owner for block in known.blocks for owner in block.owned.values()}
     named |= {want.node for block in known.blocks for want in block.wanted.values()}
     return {name for name in named if name not in known.nodes or asking.is_marked_down(known.nodes[name])}
+
+
+def holder(known: Known, node: str) -> str:
+    """A pod that exists and that holds, by the node's report, an address of it, in words; "" for none."""
+    for lease, owner in known.leases():
+        if owner == node and lease.state == HELD:
+            namespace, _, name = lease.pod.partition("/")
+            pod = known.pods.get((namespace, name))
+            if pod is not None and (pod.static or pod.uid == lease.uid):
+                return f"pod {lease.pod}, which holds {lease.shown}, exists"
+    return ""
 
 
 def evicted(block: Block, dead: str, others: Collection[str], now: int) -> Block:
@@ -103,7 +115,7 @@ class DeadNodes:
         """Whether the API server answered."""
         answered = True
         try:
-            words = self._obstacle(name) or self._evict(name, known, others)
+            words = holder(known, name) or self._obstacle(name) or self._evict(name, known, others)
         except (Unreachable, StoreUnreachable) as fault:
             words, answered = str(fault), False
         except Refused as fault:
