@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from underlay import __version__
+from underlay.cni import shapes
 from underlay.controller import upkeep, view_writes, writes
 from underlay.controller.applications import SHRINK_SECONDS, Applications
 from underlay.controller.dead_nodes import DeadNodes
@@ -92,6 +93,7 @@ class Controller:
 
     def start(self) -> None:
         """Begin to watch, and stand for election; returns at once."""
+        shapes.make_ready()
         self._watching.start()
         self._store.start()
         self._election.start()

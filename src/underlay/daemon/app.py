@@ -21,7 +21,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from underlay import __version__
-from underlay.daemon import builtin, config, health, pool_desk, shapes
+from underlay.cni import shapes
+from underlay.daemon import builtin, config, health, pool_desk
 from underlay.daemon import pools as address_pools
 from underlay.daemon.departures import Departures
 from underlay.daemon.handler import Handler

@@ -139,7 +139,7 @@ class Resource(Generic[Value]):
     shape: Any = _Item
 
     def __post_init__(self) -> None:
-        # Not at the first object: msgspec is not to look at a Struct from two threads at once (see daemon.shapes).
+        # Not at the first object: msgspec is not to look at a Struct from two threads at once (see cni.shapes).
         _pages(self.shape)
         _items(self.shape)
 

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, Final
 
+from underlay.cni import shapes
 from underlay.errors import InvalidConfig, IOFailure
 from underlay.webhook.admission import Decision, NoReview
 
@@ -70,6 +71,7 @@ class Server:
 
     def serve(self) -> None:
         """Accept connections until :meth:`stop` is called."""
+        shapes.make_ready()
         with self._serving:
             while not self._stopping:
                 self._accept()

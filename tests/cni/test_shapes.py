@@ -8,7 +8,7 @@ import sys
 SCRIPT = """
 import threading, time
 import underlay.daemon.app, underlay.daemon.cluster_pools
-from underlay.daemon import shapes
+from underlay.cni import shapes
 began = time.perf_counter()
 count = shapes.make_ready()
 took = time.perf_counter() - began
@@ -32,7 +32,7 @@ def test_every_struct_of_the_daemon_is_made_ready_in_a_moment() -> None:
 
 RACE = """
 import sys, threading, msgspec
-from underlay.daemon import shapes
+from underlay.cni import shapes
 sys.setswitchinterval(1e-6)
 made = {}
 for turn in range(20):
