@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.ipam.pools.simulation import world
+from tests.ipam.pools.simulation import Killed, world
 
 from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools.block import key_of
 from underlay.ipam.pools.lease import KEPT, RESERVED
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tests.ipam.pools.simulation import SimNode
 
-    from underlay.ipam.pools.block import Block
+    from underlay.ipam.pools.block import Block, Key
 
 DB = "StatefulSet/default/db-0"
 SMALL = ["10.0.0.1-10.0.0.40"]
@@ -249,6 +251,38 @@ def test_what_a_pod_holds_after_all_is_not_given_up_when_its_turn_comes() -> Non
             two.add("r")
         one.delete("q")
         assert until(two, "r") == second.shown != first.shown
+        made.check()
+
+
+def test_a_node_killed_while_it_withholds_what_an_add_has_just_taken_keeps_it() -> None:
+    """The ADD was first, and its pod has the address; the process that would have noticed is gone."""
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("p")
+        one.add("o")
+        made.time.sleep(5)
+        one.delete("o")
+        made.time.sleep(5)
+        withhold = one.ownership.withhold
+
+        def add_wins(key: Key, values: Collection[int]) -> None:
+            one.add("q")
+            withhold(key, values)
+            one.kill()
+            raise Killed
+
+        one.ownership.withhold = add_wins  # type: ignore[method-assign]
+        with pytest.raises((NoAddressLeft, TryAgain)):
+            two.add("r", seconds=5.0)
+        assert not one.store.alive
+        one.start()
+        for _ in range(20):
+            with pytest.raises((NoAddressLeft, TryAgain)):
+                two.add("s", seconds=5.0)
+            made.time.sleep(1)
+        assert set(made.owners().values()) == {"one"}
+        one.delete("q")
+        until(two, "t")
         made.check()
 
 
