@@ -286,6 +286,30 @@ def test_a_node_killed_while_it_withholds_what_an_add_has_just_taken_keeps_it() 
         made.check()
 
 
+def test_a_node_that_is_declared_dead_while_it_gives_up_goes_on() -> None:
+    """Its share has gone between the look at it and the act."""
+    with world(a=SMALL) as made:
+        one = made.node("one")
+        one.add("p")
+        one.delete("p")
+        withhold = one.ownership.withhold
+
+        def too_late(key: Key, values: Collection[int]) -> None:
+            made.evict("one")
+            made.time.sleep(0.1)
+            withhold(key, values)
+
+        one.ownership.withhold = too_late  # type: ignore[method-assign]
+        made.time.sleep(900)
+        assert made.drained()
+        one.ownership.withhold = withhold  # type: ignore[method-assign]
+        one.add("q")
+        made.check()
+        one.delete("q")
+        made.time.sleep(900)
+        assert made.drained()
+
+
 def test_a_block_that_somebody_deletes_is_owned_again_by_those_who_use_it() -> None:
     with world(a=SMALL) as made:
         one, two = made.node("one"), made.node("two")

@@ -157,7 +157,7 @@ class Ownership:
     def withhold(self, key: Key, values: Collection[int]) -> None:
         """From now on ``values`` are leaving: taken by nobody who has not taken them yet. Raises StateUnwritable."""
         with self.changed:
-            share = self._shares[key]
+            share = self._shares.get(key, Share())  # the API may have taken it meanwhile
             leaving = share.owned & frozenset(values)
             revision = max(share.revision, self.view.get(key).revision)
             self._put(key, Share(revision, share.owned - leaving, share.leaving | leaving))
@@ -166,7 +166,7 @@ class Ownership:
     def restore(self, key: Key, values: Collection[int]) -> None:
         """Undo :meth:`withhold` of addresses that no swap was tried for."""
         with self.changed:
-            share = self._shares[key]
+            share = self._shares.get(key, Share())
             back = share.leaving & frozenset(values)
             now = Share(share.revision, share.owned | back, share.leaving - back)
             try:
