@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.ipam.pools.simulation import World, world
 
+from underlay.cni.address import Address
 from underlay.errors import NoAddressLeft, TryAgain
+from underlay.ipam.pools.objects import Reserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,3 +194,18 @@ def test_after_a_boot_nothing_is_handed_out_before_the_api_has_said_what_is_owne
         node.add("third")
         assert made.api.truth.writes.total() == writes
         made.check()
+
+
+def test_what_is_reserved_is_neither_owned_nor_counted_as_room() -> None:
+    with world(a=["10.0.0.0-10.0.0.255"]) as made:
+        first = Address(4, 0x0A000000).value
+        made.catalogue = replace(made.catalogue, reserved=(Reserved("most", ((first, first + 239),), ()),))
+        one = made.node("one")
+        for n in range(12):
+            one.add(f"p{n}")
+            made.time.sleep(5)
+        assert {address.value >> 4 << 4 for address in made.owners()} == {first + 240}
+        for n in range(12, 16):
+            one.add(f"p{n}")
+        made.time.sleep(5)
+        assert one.leases.room(made.catalogue.pools["a"]) == 0

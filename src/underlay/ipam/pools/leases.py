@@ -208,8 +208,8 @@ class Leases:
         return self._spaces[address.family].taken.get(address.value)
 
     def pools(self) -> Sequence[Pool]:
-        """The pools that count."""
-        return self._pools
+        """The pools that count, without what is reserved."""
+        return [self._usable(pool) for pool in self._pools]
 
     def left(self, pool: Pool) -> int:
         """How many addresses of the pool are free on this node. Takes time with the number held."""
@@ -218,7 +218,7 @@ class Leases:
 
     def room(self, pool: Pool) -> int:
         """The same, with those that this node might get."""
-        return self.left(pool) + self._blocks.spare(pool)
+        return self.left(pool) + self._blocks.spare(self._usable(pool))
 
     def taken(self) -> list[Lease]:
         """Every lease, those too that are pending or on their way back."""
@@ -291,6 +291,9 @@ class Leases:
             reserved = self._reserved[family]
             space.configure({pool.name: intervals.without(self._blocks.owned(pool), reserved) for pool in pools})
 
+    def _usable(self, pool: Pool) -> Pool:
+        return replace(pool, ranges=intervals.without(pool.ranges, self._reserved[pool.family]))
+
     def _take_kept(self, pools: Sequence[Pool], who: Lease, avoid: Collection[Address]) -> Lease | None:
         with self._lock:
             for keeper in keepers(who):
@@ -315,8 +318,7 @@ class Leases:
                     lease = who._replace(address=Address(pool.family, value), pool=pool.name)
                     space.put(value, lease)
                     return lease
-                generation = self._generation
-                usable = replace(pool, ranges=intervals.without(pool.ranges, self._reserved[pool.family]))
+                generation, usable = self._generation, self._usable(pool)
             if generation == self._generation and not self._blocks.more(usable, deadline, patient=patient):
                 return None
 
