@@ -126,8 +126,8 @@ class Plugin:
         self._news.close()
         if self._watch is not None:
             self._watch.close()
-        os.close(self._awake)
-        self._awake = -1
+        awake, self._awake = self._awake, -1  # in this order: a signal may come between
+        os.close(awake)
         self._selector.close()
         os.close(self._lock)
 
