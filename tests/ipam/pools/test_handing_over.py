@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.ipam.pools.simulation import Killed, world
 
+from underlay.cni.address import text
 from underlay.errors import NoAddressLeft, TryAgain
-from underlay.ipam.pools.block import key_of
+from underlay.ipam.pools import seek
+from underlay.ipam.pools.block import Want, key_of
 from underlay.ipam.pools.lease import KEPT, RESERVED
 
 if TYPE_CHECKING:
@@ -308,6 +310,32 @@ def test_a_node_that_is_declared_dead_while_it_gives_up_goes_on() -> None:
         one.delete("q")
         made.time.sleep(900)
         assert made.drained()
+
+
+def test_what_was_given_up_of_a_block_as_it_had_become_since_is_not_handed_out_after_a_crash() -> None:
+    """The block was written by another node between the withholding and the swap that is still under way."""
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("p")
+        free = one.add("o").address
+        made.time.sleep(5)
+        one.delete("o")
+        made.time.sleep(40)
+        key, truth = key_of(free), made.api.truth
+        one.ownership.withhold(key, [free.value])
+        truth.swap(truth.get(key), seek.wanting(truth.get(key), [free.value], Want("two")))
+        made.api.weather.late = 1.0
+        made.time.sleep(0.05)
+        one.kill()
+        one.start()
+        made.api.weather.away = True
+        with pytest.raises((NoAddressLeft, TryAgain)):
+            one.add("q", seconds=0.1)
+        made.time.sleep(1.5)
+        assert made.owners()[free] == "two"
+        made.api.weather.late, made.api.weather.away = 0.0, False
+        assert until(two, "r") == text(*free)
+        made.check()
 
 
 def test_a_block_that_somebody_deletes_is_owned_again_by_those_who_use_it() -> None:

@@ -155,7 +155,9 @@ class Ownership:
                 self.changed.notify_all()
 
     def withhold(self, key: Key, values: Collection[int]) -> None:
-        """From now on ``values`` are leaving: taken by nobody who has not taken them yet. Raises StateUnwritable."""
+        """From now on ``values`` are leaving: taken by nobody who has not taken them yet. Before every swap that gives
+        them up: of a file that is older than the block, the next process believes the block. Raises StateUnwritable.
+        """
         with self.changed:
             share = self._shares.get(key, Share())  # the API may have taken it meanwhile
             leaving = share.owned & frozenset(values)

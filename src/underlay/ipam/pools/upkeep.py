@@ -166,6 +166,8 @@ class Upkeep:
                 after = self._parted(block, share) if share is not None else block
                 if after.owned == block.owned and after.wanted == block.wanted:
                     break
+                if share is not None and share.leaving and share.revision < block.revision:
+                    own.withhold(key, share.leaving)  # as of the revision that the swap may end
                 if own.swap(block, after, deadline):
                     self._told |= {Address(key.family, at): after.leases.get(at) for at in after.of(own.node)}
                     break
