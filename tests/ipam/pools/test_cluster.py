@@ -209,3 +209,17 @@ def test_what_is_reserved_is_neither_owned_nor_counted_as_room() -> None:
             one.add(f"p{n}")
         made.time.sleep(5)
         assert one.leases.room(made.catalogue.pools["a"]) == 0
+
+
+def test_nodes_that_come_and_go_make_no_more_blocks_than_are_in_use_at_a_time() -> None:
+    """A pool may have more blocks than there will ever be objects; each node's path begins at another one."""
+    with world(a=["fd00::1-fd00::ffff:ffff"]) as made:
+        for n in range(8):
+            node = made.node(f"node-{n}")
+            node.add(f"p{n}")
+            made.time.sleep(5)
+            node.delete(f"p{n}")
+            made.time.sleep(ONCE_MORE)
+            node.kill()
+        assert made.drained()
+        assert len(made.api.truth.blocks) <= 2

@@ -4,7 +4,8 @@
     silent   addresses that others own and report no lease of                     where no address is free
 
 A node's path visits the blocks of a pool in an order of its own (start and step by a hash of the node's name), so
-nodes rarely meet, and ends at the first block that nobody knows, which is free: the size of a pool costs nothing.
+nodes rarely meet, and ends at the first block that nobody knows, which is free: the size of a pool costs nothing. A
+block that was given back as a whole comes before it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.intervals import Intervals
     from underlay.ipam.pools.lease import Lease
     from underlay.ipam.pools.objects import Pool
-    from underlay.ipam.pools.view import View
+    from underlay.ipam.pools.view import Tally, View
 
 RESTING_KEPT_NS: Final = 600 * 1_000_000_000  # how long a block remembers when an address was last used
 
@@ -75,10 +76,21 @@ def free(
         block = view.get(key)
         if key in avoid or (block.version and key not in tally.open):
             continue
-        values = [one for one in part(key, pool.ranges) if one not in block.owned and one not in block.leases]
+        if not block.version:
+            block = _given_back(tally, view, node, avoid) or block
+        listed = part(block.key, pool.ranges)
+        values = [one for one in listed if one not in block.owned and one not in block.leases]
         values.sort(key=lambda value: (block.resting.get(value, 0), value))
         return block, values[: found.portion]
     return Block(Key(pool.family, 0)), []
+
+
+def _given_back(tally: Tally, view: View, node: str, avoid: Collection[Key]) -> Block | None:
+    """A block that no node owns any of, each node another one: no object is made where one lies idle, so that nodes
+    which come and go leave no more than were in use at a time.
+    """
+    idle = [key for key in tally.open if key not in avoid and not view.get(key).owned]
+    return view.get(min(idle, key=lambda key: _order(node, key))) if idle else None
 
 
 def silent(pool: Pool, view: View, node: str) -> dict[Key, list[int]]:
@@ -93,8 +105,7 @@ def silent(pool: Pool, view: View, node: str) -> dict[Key, list[int]]:
         ]  # fmt: skip
         if values:
             seen[key] = values
-    order = sorted(seen, key=lambda key: hashlib.sha256(f"{node}/{key.first}".encode()).digest())
-    return {key: seen[key] for key in order}
+    return {key: seen[key] for key in sorted(seen, key=lambda key: _order(node, key))}
 
 
 def owning(block: Block, values: Iterable[int], node: str, now_ns: int) -> Block:
@@ -141,6 +152,10 @@ def reporting(block: Block, leases: Mapping[int, Lease | None]) -> Block:
     """The block with what is reported of these addresses, None for nothing."""
     rest = {value: lease for value, lease in block.leases.items() if value not in leases}
     return replace(block, leases=rest | {value: lease for value, lease in leases.items() if lease is not None})
+
+
+def _order(node: str, key: Key) -> bytes:
+    return hashlib.sha256(f"{node}/{key.first}".encode()).digest()
 
 
 def _nth(among: Intervals, n: int) -> int:
