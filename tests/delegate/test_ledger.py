@@ -237,6 +237,7 @@ def test_a_read_only_disk_refuses_add_and_is_still_read(small_disk: Path, log: L
     ledger.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     frozen = Ledger(path, log)
+    assert all(frozen.may_know("c1") for _ in range(2))
     with pytest.raises(StateUnwritable, match="cannot be written"):
         frozen.begin(replace(ROW, container_id="new"))
     (row,) = frozen.find("c1", ORIGIN)

@@ -89,7 +89,7 @@ class Ledger:
         self._gone: set[int] = set()  # rows whose removal the disk refused; they count as removed
         self._stores: set[tuple[str, str]] = set()
         self._containers: dict[int, str] = {}  # of each row, in the file that was opened as the number says
-        self._containers_of = 0
+        self._containers_of = -1
         self._encode = msgspec.json.Encoder().encode
         tables = {"attachment": COLUMNS, "store": ("kind", "place")}
         self._file = Database(path, log, what="ledger", schema=_SCHEMA, version=SCHEMA_VERSION, tables=tables)
