@@ -171,6 +171,7 @@ class SimNode:
         self.lines: list[tuple[str, str, dict[str, Any]]] = []
         self.journal = Journal(":memory:", self.log)
         self.boot = 1
+        self.lent = 0
         self._catalogue = catalogue
         self.start()
 
@@ -185,12 +186,21 @@ class SimNode:
             store, self.journal, self.name, log=self.log, boot=f"boot-{self.boot}", monotonic=time.monotonic,
             condition=lambda: _Mortal(time, store),
         )  # fmt: skip
-        self.blocks = OwnedBlocks(self.ownership, realtime_ns=time.realtime_ns)
+        self.blocks = OwnedBlocks(self.ownership, realtime_ns=time.realtime_ns, blocking=self.lend)
         self.leases = Leases(self.journal, self.blocks, monotonic=time.monotonic, realtime_ns=time.realtime_ns)
         self.leases.follow(self._catalogue)
         self.ownership.begin(self.leases, time.now + patience)
         self.upkeep = Upkeep(self.ownership, self.blocks, self.leases, log=self.log, realtime_ns=time.realtime_ns)
         self.background: Task = time.start(lambda: _mortal(lambda: self.upkeep.run(lambda: not store.alive)))
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[None]:
+        """An ADD lends its place while it waits."""
+        self.lent += 1
+        try:
+            yield
+        finally:
+            self.lent -= 1
 
     def kill(self) -> None:
         """As kill -9 does."""

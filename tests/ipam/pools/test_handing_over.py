@@ -140,6 +140,25 @@ def test_a_kept_address_is_not_handed_to_somebody_else() -> None:
         assert [lease.state for lease in one.leases.everything()] == [KEPT]
 
 
+def test_who_waits_for_another_node_lends_its_place_to_those_who_are_waited_for() -> None:
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        first, kept = one.add("p").shown, one.add("k", keeper=DB).shown
+        made.time.sleep(5)
+        one.delete("p")
+        got: list[str] = []
+        task = made.time.start(lambda: got.append(two.add("q").shown))
+        made.time.sleep(0.5)
+        assert two.lent == 1
+        made.time.join(task)
+        task = made.time.start(lambda: got.append(until(two, "k2", DB)))
+        made.time.sleep(0.5)
+        assert two.lent == 1
+        one.delete("k")
+        made.time.join(task)
+        assert (got, two.lent) == ([first, kept], 0)
+
+
 # -- rest --------------------------------------------------------------------------------------------------------------
 
 

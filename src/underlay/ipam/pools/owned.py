@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from contextlib import nullcontext
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -23,6 +24,7 @@ from underlay.ipam.pools.lease import KEPT, keepers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from underlay.ipam.pools.block import Block
     from underlay.ipam.pools.intervals import Intervals
@@ -47,12 +49,21 @@ class _Patience(NamedTuple):
 
 
 class OwnedBlocks:
-    """The :class:`~underlay.ipam.pools.shares.Blocks` of a node in a cluster. Thread-safe."""
+    """The :class:`~underlay.ipam.pools.shares.Blocks` of a node in a cluster. Thread-safe. ``blocking`` lends an ADD's
+    place in its thread pool while it waits: what it waits for may be a DEL.
+    """
 
-    def __init__(self, ownership: Ownership, *, realtime_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        ownership: Ownership,
+        *,
+        realtime_ns: Callable[[], int] = time.time_ns,
+        blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.dirty: dict[Key, float] = {}  # where leases are to be reported, and when, monotonic
         self._own = ownership
         self._realtime_ns = realtime_ns
+        self._blocking = blocking
         self._waiting: Counter[str] = Counter()
         self._flights: set[str] = set()
         self._asked: dict[Address, float] = {}
@@ -66,29 +77,8 @@ class OwnedBlocks:
 
     def more(self, pool: Pool, deadline: float, *, patient: bool = False) -> bool:
         """Own more, by one's own request or by that of another ADD which is under way. Raises TryAgain."""
-        own = self._own
-        with own.changed:
-            grown = own.growth
-            now = own.monotonic()
-            patience = _Patience(min(deadline, now + PATIENCE), min(deadline, now + _REPORTED) if patient else now)
-            while pool.name in self._flights:
-                self._waiting[pool.name] += 1
-                own.changed.wait(max(0.0, deadline - own.monotonic()))
-                self._waiting[pool.name] -= 1
-                if own.growth != grown:
-                    return True
-                if own.monotonic() >= deadline:
-                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
-            self._flights.add(pool.name)
-        try:
-            return self._fly(pool, grown, patience, deadline)
-        except StoreUnreachable as error:
-            raise TryAgain(f"pool {pool.name!r} has no address left on this node, and more is not to be had: {error}",
-                           hint="It goes on when the API server answers again.") from error  # fmt: skip
-        finally:
-            with own.changed:
-                self._flights.discard(pool.name)
-                own.changed.notify_all()
+        with self._blocking():
+            return self._more(pool, deadline, patient)
 
     def elsewhere(self, pools: Sequence[Pool], who: Lease, deadline: float) -> bool:
         """Have what is kept for ``who`` handed over. Raises TryAgain."""
@@ -100,7 +90,8 @@ class OwnedBlocks:
             for address, owner in found:
                 fits = (pool for pool in pools if pool.family == address.family)
                 if owner != own.node and any(intervals.holds(pool.ranges, address.value) for pool in fits):
-                    return self._summon(address, keeper, deadline)
+                    with self._blocking():
+                        return self._summon(address, keeper, deadline)
         return False
 
     def spare(self, pool: Pool) -> int:
@@ -151,6 +142,31 @@ class OwnedBlocks:
         return block, values if len(values) == SIZE else values[: 1 + self._waiting[pool.name]]
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _more(self, pool: Pool, deadline: float, patient: bool) -> bool:
+        own = self._own
+        with own.changed:
+            grown = own.growth
+            now = own.monotonic()
+            patience = _Patience(min(deadline, now + PATIENCE), min(deadline, now + _REPORTED) if patient else now)
+            while pool.name in self._flights:
+                self._waiting[pool.name] += 1
+                own.changed.wait(max(0.0, deadline - own.monotonic()))
+                self._waiting[pool.name] -= 1
+                if own.growth != grown:
+                    return True
+                if own.monotonic() >= deadline:
+                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
+            self._flights.add(pool.name)
+        try:
+            return self._fly(pool, grown, patience, deadline)
+        except StoreUnreachable as error:
+            raise TryAgain(f"pool {pool.name!r} has no address left on this node, and more is not to be had: {error}",
+                           hint="It goes on when the API server answers again.") from error  # fmt: skip
+        finally:
+            with own.changed:
+                self._flights.discard(pool.name)
+                own.changed.notify_all()
 
     def _fly(self, pool: Pool, grown: int, patience: _Patience, deadline: float) -> bool:
         own, avoid, pause = self._own, set[Key](), _FIRST_PAUSE
