@@ -357,6 +357,24 @@ def test_what_was_given_up_of_a_block_as_it_had_become_since_is_not_handed_out_a
         made.check()
 
 
+def test_while_the_api_is_away_nothing_is_given_back_that_might_be_needed() -> None:
+    with world(a=["10.0.0.1-10.0.0.200"]) as made:
+        one = made.node("one")
+        one.add("p")
+        owned = len(made.owners())
+        made.time.sleep(200)
+        made.api.weather.away = True
+        made.time.sleep(3600)
+        for n in range(owned - 1):
+            one.add(f"q{n}", seconds=1.0)
+        made.check()
+        made.api.weather.away = False
+        for n in range(owned - 1):
+            one.delete(f"q{n}")
+        made.time.sleep(700)
+        assert len(made.owners()) < owned
+
+
 def test_a_block_that_somebody_deletes_is_owned_again_by_those_who_use_it() -> None:
     with world(a=SMALL) as made:
         one, two = made.node("one"), made.node("two")

@@ -253,8 +253,14 @@ class Upkeep:
             idle = [one for one in here if one in free and now - self._used[one] >= IDLE_SECONDS]
             going = [one.value for one in idle if spare.take(one)]
             if going:
+                self._read(key)  # of an API that does not answer what is withheld would be lost to ADDs
                 self._withhold(key, going)
                 self._part(key)
+
+    def _read(self, key: Key) -> None:
+        deadline = self._own.monotonic() + _REQUEST
+        with self._own.turn(deadline):
+            self._own.read(key, deadline)
 
     def _spare(self, free: Iterable[Address]) -> _Spare:
         used = {lease.pool for lease in self._leases.taken()}
