@@ -216,7 +216,7 @@ class SimNode:
         """One NIC's address."""
         time = self.world.time
         who = Lease(Address(0, 0), "", HELD, container, container, "eth0", f"default/{container}", keeper, "net",
-                    since=time.realtime_ns())  # fmt: skip
+                    f"boot-{self.boot}", time.realtime_ns())  # fmt: skip
         among = [self._catalogue.pools[name] for name in pools]
         lease = self.leases.take(among, who, time.now + seconds)
         self.leases.confirm([lease])

@@ -11,6 +11,7 @@ from underlay.cni.address import text
 from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import seek
 from underlay.ipam.pools.block import Want, key_of
+from underlay.ipam.pools.journal import Journal
 from underlay.ipam.pools.lease import KEPT, RESERVED
 
 if TYPE_CHECKING:
@@ -373,6 +374,27 @@ def test_while_the_api_is_away_nothing_is_given_back_that_might_be_needed() -> N
             one.delete(f"q{n}")
         made.time.sleep(700)
         assert len(made.owners()) < owned
+
+
+def test_a_node_that_has_lost_its_file_believes_what_it_reported_of_pods_of_this_boot() -> None:
+    with world(a=["10.0.0.1-10.0.0.16"]) as made:
+        one = made.node("one")
+        address = one.add("p").shown
+        made.time.sleep(5)
+        one.kill()
+        one.journal.close()
+        one.journal = Journal(":memory:", one.log)
+        one.start()
+        others = {one.add(f"q{n}").shown for n in range(15)}
+        assert address not in others
+        assert [lease.shown for lease in one.delete("p")] == [address]
+        one.kill()
+        one.journal.close()
+        one.journal, one.boot = Journal(":memory:", one.log), 2
+        for n in range(15):
+            made.dead(one, f"q{n}")
+        one.start()
+        assert len({one.add(f"r{n}").shown for n in range(16)}) == 16
 
 
 def test_a_block_that_somebody_deletes_is_owned_again_by_those_who_use_it() -> None:

@@ -25,7 +25,7 @@ from underlay.cni.address import Address, parse, text
 from underlay.errors import StateUnwritable
 from underlay.ipam.pools import intervals
 from underlay.ipam.pools.block import SIZE, BlockConflict, Key, StoreUnreachable, key_of
-from underlay.ipam.pools.lease import KEPT
+from underlay.ipam.pools.lease import HELD, KEPT
 from underlay.ipam.pools.view import View
 
 if TYPE_CHECKING:
@@ -274,9 +274,12 @@ class Ownership:
         return True
 
     def _arrive(self, block: Block, arrived: frozenset[int]) -> None:
-        """What came is kept for whom it is reported to be kept, before anybody else can take it."""
+        """What came is kept for whom it is reported to be kept, before anybody else can take it; and held by whom this
+        node itself has reported it to be held: its file was lost since.
+        """
         if self._leases is not None and arrived:
-            kept = [one for at, one in block.leases.items() if at in arrived and one.state == KEPT]
+            known = [one for at, one in block.leases.items() if at in arrived]
+            kept = [one for one in known if one.state == KEPT or (one.state == HELD and one.boot == self._boot)]
             try:
                 self._leases.restore(kept)
             except StateUnwritable as error:
