@@ -72,6 +72,15 @@ def test_until_the_earlier_pod_has_gone_its_successor_is_told_to_try_again() -> 
         assert two.add("c2", keeper=DB).shown == address
 
 
+def test_an_add_that_has_no_time_left_is_told_to_try_again() -> None:
+    with world(a=SMALL) as made:
+        one, two = made.node("one"), made.node("two")
+        address = one.add("c1", keeper=DB).shown
+        made.time.sleep(0.1)
+        with pytest.raises(TryAgain, match=f"{address} is kept for {DB} at node 'one'"):
+            two.add("c2", keeper=DB, seconds=0.0)
+
+
 def test_a_pod_that_is_to_have_an_address_of_another_pool_does_not_wait_for_the_old_one() -> None:
     with world(a=SMALL, b=["10.0.1.1-10.0.1.40"]) as made:
         one, two = made.node("one"), made.node("two")

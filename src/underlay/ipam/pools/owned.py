@@ -261,6 +261,7 @@ class OwnedBlocks:
     def _summon(self, address: Address, keeper: str, deadline: float) -> bool:
         own, key, value = self._own, key_of(address), address.value
         limit = min(deadline, own.monotonic() + _KEEPER_SECONDS)
+        owner = own.view.get(key).owned.get(value, "")
         try:
             while own.monotonic() < limit:
                 with own.changed:
@@ -279,8 +280,8 @@ class OwnedBlocks:
                 else:
                     self._own_kept(block, kept, deadline)
         except StoreUnreachable as error:
-            raise TryAgain(f"{text(*address)} is kept for {keeper} at node {owner!r}, which cannot be asked: {error}") \
-                from error  # fmt: skip
+            where = f"at node {owner!r}, which cannot be asked" if owner else "by no node, and cannot be owned"
+            raise TryAgain(f"{text(*address)} is kept for {keeper} {where}: {error}") from error
         raise TryAgain(f"{text(*address)} is kept for {keeper} at node {owner!r}, which has not handed it over yet",
                        hint="It comes as soon as that node has taken the earlier pod down.")  # fmt: skip
 
