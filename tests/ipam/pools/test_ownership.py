@@ -14,6 +14,7 @@ from tests.ipam.pools.simulation import pool
 from underlay.cni.address import Address
 from underlay.errors import NoAddressLeft, StateUnwritable, TryAgain
 from underlay.ipam.pools import intervals
+from underlay.ipam.pools.block import Block, Key, StoreUnreachable
 from underlay.ipam.pools.journal import COLUMNS, Journal
 from underlay.ipam.pools.lease import HELD, Lease, row
 from underlay.ipam.pools.leases import Leases
@@ -166,3 +167,21 @@ def test_what_pods_hold_when_a_node_joins_a_cluster_becomes_its_own(
     while not intervals.holds(node.ownership.owned(4), held.value):
         assert time.monotonic() < limit
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("seconds", "away"), [(0.01, False), (0.0, False), (30.0, True)])
+def test_an_add_without_time_says_nothing_of_the_api_to_others(seconds: float, away: bool, tmp_path: Path) -> None:
+    now = [100.0]
+
+    class Hanging(MemoryStore):
+        def swap(self, before: Block, after: Block, deadline: float) -> Block:
+            now[0] = deadline
+            raise StoreUnreachable("timed out")
+
+    journal = Journal(str(tmp_path / "one.db"), lambda *line, **fields: None)
+    own = Ownership(Hanging(Truth()), journal, "one", log=lambda *line, **fields: None, monotonic=lambda: now[0])
+    block = Block(Key(4, BASE))
+    with pytest.raises(StoreUnreachable, match="timed out"), own.turn(now[0] + seconds):
+        own.swap(block, block, now[0] + seconds)
+    assert (own.away_until > now[0]) is away
+    journal.close()

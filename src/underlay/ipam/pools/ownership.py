@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS: Final = 5.0  # no request to the API lasts longer
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds without a request, after one that was not answered
+_ENOUGH: Final = 1.0  # seconds in which an API that is there answers
 _NOTHING: Final[frozenset[int]] = frozenset()
 
 
@@ -207,13 +208,14 @@ class Ownership:
         Raises StoreUnreachable, and then it may have been written.
         """
         self.check_away()
+        began = self.monotonic()
         try:
             written = self.store.swap(before, after, self._limit(deadline))
         except BlockConflict:
             self.read(before.key, deadline)
             return False
         except StoreUnreachable as error:
-            self.away(error)
+            self._unanswered(error, began, deadline)
             raise
         self._pause = _FIRST_PAUSE
         self.accept(written)
@@ -221,10 +223,11 @@ class Ownership:
 
     def read(self, key: Key, deadline: float) -> None:
         """See a block as it is now, within :meth:`turn`. Raises StoreUnreachable."""
+        began = self.monotonic()
         try:
             self.accept(self.store.read(key, self._limit(deadline)))
         except StoreUnreachable as error:
-            self.away(error)
+            self._unanswered(error, began, deadline)
             raise
         self._pause, self._away_until = _FIRST_PAUSE, 0.0
 
@@ -244,6 +247,12 @@ class Ownership:
         return self._away_until
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _unanswered(self, error: StoreUnreachable, began: float, deadline: float) -> None:
+        """Of the API an ADD says nothing that had next to no time left for it."""
+        now = self.monotonic()
+        if now < deadline or now - began >= _ENOUGH:
+            self.away(error)
 
     def _limit(self, deadline: float) -> float:
         return min(deadline, self.monotonic() + REQUEST_SECONDS)
