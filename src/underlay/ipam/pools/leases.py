@@ -265,8 +265,7 @@ class Leases:
         with self._lock:
             for lease in leases:
                 space = self._spaces[lease.family]
-                known = space.taken.get(lease.value)
-                if known is None:
+                if lease.value not in space.taken:
                     space.put(lease.value, lease)
                     self._index.add(lease)
                     lost.append(lease)
