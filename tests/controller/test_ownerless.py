@@ -90,7 +90,7 @@ def test_a_machine_that_runs_without_its_object_keeps_its_address(looking, serve
     assert left(made) == ["10.0.0.1"]
 
 
-@pytest.mark.parametrize("keeper", ["Reserved/shop/web", "Unheard/shop/x"])
+@pytest.mark.parametrize("keeper", ["Reserved/shop/web", "Unheard/shop/x", "Reserved/", "x"])
 def test_a_reservation_stays(looking, server, keeper):
     assert left(looking(kept("10.0.0.1", keeper))) == ["10.0.0.1"]
     assert server.requests == []

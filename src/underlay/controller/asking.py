@@ -121,7 +121,9 @@ def keeper_is_gone(client: Client, keeper: str, deadline: float) -> bool:
     """Whether the API server says that whom "Kind/namespace/name" names is not meant to exist any more: the set's pod
     is beyond its replicas, the machine or claim is not there. False where that cannot be said.
     """
-    kind, namespace, name = keeper.split("/", 2)
+    kind, namespace, name = (*keeper.split("/", 2), "", "")[:3]  # of a reservation for nobody it is "Reserved/"
+    if not namespace or not name:
+        return False
     if kind == "VirtualMachine":
         instance = _get(client, "VirtualMachineInstance", namespace, name, deadline, PARTIAL_OBJECT)
         return instance is None and application_is_gone(client, kind, namespace, name, deadline)
