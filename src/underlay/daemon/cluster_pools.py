@@ -56,7 +56,7 @@ class ClusterPools:
         self.blocks = ApiBlocks(self._client, log)
         journal = Journal(f"{state_dir}/{FILE}", log)
         self._ownership = Ownership(self.blocks, journal, node, log=log, boot=boot_id())
-        owned = OwnedBlocks(self._ownership)
+        owned = OwnedBlocks(self._ownership, blocking=blocking)
         self._leases = Leases(journal, owned, rest=rest)
         self._upkeep = Upkeep(self._ownership, owned, self._leases, log=log)
         self.plugin = Spiderpool(
