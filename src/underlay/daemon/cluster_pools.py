@@ -61,7 +61,7 @@ class ClusterPools:
         self._upkeep = Upkeep(self._ownership, owned, self._leases, log=log)
         self.plugin = Spiderpool(
             self._leases, journal, self._around, boot=boot_id(), log=log, wire=HostWire(), tell=teller(pods),
-            applications=MadePools(),
+            applications=MadePools(blocking),
         )  # fmt: skip
 
     def start(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -121,3 +122,16 @@ def test_one_that_is_not_there_yet_is_waited_for(metadata):
     pools = [] if metadata is None else [a_pool(name, **metadata)]
     with pytest.raises(TryAgain, match=f"SpiderIPPool '{name}', to be cut from SpiderSubnet 'a', is not there yet"):
         served(web, "net1", catalogue(*pools))
+
+
+def test_who_waits_for_a_pool_lends_its_place_meanwhile():
+    lent = []
+
+    @contextmanager
+    def lend():
+        lent.append("begin")
+        yield
+        lent.append("end")
+
+    MadePools(lend).pause()
+    assert lent == ["begin", "end"]

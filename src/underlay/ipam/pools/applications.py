@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -21,7 +22,7 @@ from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import intervals, wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from underlay.ipam.pools.choose import Choice
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.wishes import Number
 
 FIRST_NIC: Final = "eth0"
+_LOOK_SECONDS: Final = 0.05
 _UNNAMEABLE: Final = re.compile(r"[^a-z0-9-]")  # in one label of an object's name
 
 
@@ -54,6 +56,9 @@ class ApplicationPools(Protocol):
         self, choice: Choice, subject: Subject, who: Lease, catalogue: Catalogue, leases: Leases
     ) -> Mapping[int, tuple[Pool, ...]]:
         """The pools, by family, of the pod's application."""
+
+    def pause(self) -> None:
+        """Pass the time between two looks for a pool that is waited for."""
 
     def tidy(self, leases: Leases, catalogue: Catalogue) -> list[str]:
         """End pools that nobody needs any more; returns their names."""
@@ -118,10 +123,19 @@ def fitted(have: Intervals, wanted: int, free: Intervals, used: Iterable[int]) -
 
 class MadePools:
     """An :class:`ApplicationPools` of a cluster: the controller makes them, and they are pools like others. It begins
-    when the first pod is made, which is some time before that pod's ADD.
+    when the first pod is made, which is some time before that pod's ADD. ``blocking`` lends the caller's place in its
+    thread pool while it waits: an application has many pods.
     """
 
     patience = 3.0
+
+    def __init__(self, blocking: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._blocking = blocking
+
+    def pause(self) -> None:
+        """Between two looks."""
+        with self._blocking():
+            time.sleep(_LOOK_SECONDS)
 
     def pools(self, catalogue: Catalogue) -> list[Pool]:
         """None beside the catalogue's."""

@@ -89,6 +89,9 @@ class Cuts:
         with self._lock:
             yield
 
+    def pause(self) -> None:
+        """Nothing is waited for: they are cut at once."""
+
     def follow(self, catalogue: Catalogue, leases: Leases) -> None:
         """From now on these pools count, and the cuts as they are."""
         with self._lock:  # what another thread cuts meanwhile would be left out

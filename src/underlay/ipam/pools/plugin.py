@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 CLAIM_ARG: Final = "ipam-claim-reference"
 CONFLICT: Final = "IPConflict"  # the Event's reason
 _ASIDE_SECONDS: Final = 600.0
-_LOOK_SECONDS: Final = 0.05  # between two looks for a pool that is to come
 _CONFLICTS: Final = 8  # addresses set aside for one ADD, before it gives up
 _NO_POD: Final = Subject("", "", known=False)
 _NOBODY: Final = Address(0, 0)
@@ -269,7 +268,7 @@ class Spiderpool(sections.Parsing):
             except (TryAgain, NoAddressLeft):
                 if last:
                     raise
-            time.sleep(_LOOK_SECONDS)
+            self.cuts.pause()
             catalogue = self.follow()
 
     def _pools(
