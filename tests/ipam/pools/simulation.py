@@ -11,7 +11,7 @@ from tests.ipam.pools.block_memory import Truth
 from tests.ipam.pools.virtual_time import VirtualTime
 
 from underlay.cni.address import Address, text
-from underlay.ipam.pools.block import Block, StoreUnreachable
+from underlay.ipam.pools.block import Block, StoreRefuses, StoreUnreachable
 from underlay.ipam.pools.journal import Journal
 from underlay.ipam.pools.lease import HELD, KEPT, Lease
 from underlay.ipam.pools.leases import Leases
@@ -43,6 +43,7 @@ class Weather:
     dropped: float = 0.0  # it never arrives
     late: float = 0.0  # no answer comes, and it is carried out a second later
     away: bool = False
+    refuses: bool = False  # to write; it answers, and may be read
 
 
 class Api:
@@ -81,6 +82,8 @@ class SlowStore:
         return self._request(lambda: self._api.truth.get(key))
 
     def swap(self, before: Block, after: Block, deadline: float) -> Block:
+        if self._api.weather.refuses:
+            raise StoreRefuses("forbidden")
         return self._request(lambda: self._api.truth.swap(before, after))
 
     def report(self, key: Key, leases: Mapping[int, Lease | None], deadline: float) -> None:

@@ -367,18 +367,19 @@ def test_what_was_given_up_of_a_block_as_it_had_become_since_is_not_handed_out_a
         made.check()
 
 
-def test_while_the_api_is_away_nothing_is_given_back_that_might_be_needed() -> None:
+@pytest.mark.parametrize("fault", ["away", "refuses"])
+def test_while_nothing_can_be_written_nothing_is_given_back_that_might_be_needed(fault: str) -> None:
     with world(a=["10.0.0.1-10.0.0.200"]) as made:
         one = made.node("one")
         one.add("p")
         owned = len(made.owners())
         made.time.sleep(200)
-        made.api.weather.away = True
+        setattr(made.api.weather, fault, True)
         made.time.sleep(3600)
         for n in range(owned - 1):
             one.add(f"q{n}", seconds=1.0)
         made.check()
-        made.api.weather.away = False
+        setattr(made.api.weather, fault, False)
         for n in range(owned - 1):
             one.delete(f"q{n}")
         made.time.sleep(700)

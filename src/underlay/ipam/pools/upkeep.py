@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from underlay.cni.address import Address
 from underlay.errors import StateUnwritable
 from underlay.ipam.pools import intervals, seek
-from underlay.ipam.pools.block import StoreUnreachable, key_of
+from underlay.ipam.pools.block import StoreRefuses, StoreUnreachable, key_of
 from underlay.ipam.pools.lease import HELD, KEPT
 
 if TYPE_CHECKING:
@@ -137,8 +137,19 @@ class Upkeep:
         met = [at for at in able if at in asked]
         instead = sorted(at for at in able if at not in asked)
         missing = sum(1 for at, want in asked.items() if at in share.owned and at not in able and not want.keeper)
-        self._withhold(key, [*met, *instead[:missing]], kept)
-        self._part(key)
+        self._give(key, [*met, *instead[:missing]], kept)
+
+    def _give(self, key: Key, values: Collection[int], kept: Sequence[Lease] = ()) -> None:
+        """Withhold, and write that it has left. What is refused stays, as it surely was not written: but not what was
+        kept here until now. Raises StateUnwritable, StoreUnreachable.
+        """
+        self._withhold(key, values, kept)
+        try:
+            self._part(key)
+        except StoreRefuses:
+            if staying := [one for one in values if Address(key.family, one) not in self._kept]:
+                self._own.restore(key, staying)
+            raise
 
     def _withhold(self, key: Key, values: Collection[int], kept: Sequence[Lease] = ()) -> None:
         """Have what is free of ``values`` leave. ``kept`` goes to its keeper elsewhere. Raises StateUnwritable."""
@@ -254,8 +265,7 @@ class Upkeep:
             going = [one.value for one in idle if spare.take(one)]
             if going:
                 self._read(key)  # of an API that does not answer what is withheld would be lost to ADDs
-                self._withhold(key, going)
-                self._part(key)
+                self._give(key, going)
 
     def _read(self, key: Key) -> None:
         deadline = self._own.monotonic() + _REQUEST
