@@ -40,6 +40,8 @@ class Nodes:
         server.put("namespaces", {"metadata": {"name": "default"}})
         config = server.kubeconfig(scratch / "kubeconfig")
         names = [f"node-{number}" for number in range(count)]
+        for name in names:
+            server.put("nodes", {"metadata": {"name": name}})
         flags = ("--kubeconfig", config, "--pools", "cluster", "--node-name")
         self.daemons = {name: node.Daemon(*flags, name) for name in names}
         self.callers = {

@@ -196,3 +196,15 @@ def test_what_is_not_installed_may_come_back_and_its_keepers_are_not_forgotten(f
     assert until(lambda: made._keepers["VirtualMachine"][1].state == "watching")
     assert made.wanted("VirtualMachine/shop/vm1") is None
     assert made.wanted("Nobody/shop/x") is None
+
+
+def test_a_node_that_the_server_does_not_know_hands_nothing_out(filled, make):
+    """Its addresses would be taken from it as from a node that is gone."""
+    made = make()
+    filled.delete("nodes", "", NODE)
+    assert until(made.fault)
+    with pytest.raises(TryAgain, match=f"there is no Node '{NODE}'"):
+        made.subject("shop", "db-0", "u1", soon())
+    filled.put("nodes", named(NODE))
+    assert until(lambda: not made.fault())
+    assert made.subject("shop", "db-0", "u1", soon()).name == "db-0"

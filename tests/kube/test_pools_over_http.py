@@ -30,6 +30,8 @@ def make(host, api, tmp_path):
     made = []
 
     def node(name, *flags):
+        if api.get("nodes", "", name) is None:
+            api.put("nodes", {"metadata": {"name": name}})
         one = PoolNode(host, tmp_path / name, api, name, *flags)
         made.append(one)
         return one

@@ -61,6 +61,7 @@ def test_the_role_grants_exactly_what_is_used(server, benches, tmp_path):
 def with_pools(server: Any, pods: Any, directory: Path) -> None:
     """Everything that address pools do at the API server."""
     client = Client(Kubeconfig(server.kubeconfig(directory / "kubeconfig"), Lines()), "tests")
+    server.put("nodes", {"metadata": {"name": "n1"}})
     around = PoolCluster(client, "n1", str(directory / "pools.db"), Lines(), pods, timing=QUICK)
     blocks = ApiBlocks(client, Lines(), QUICK)
     for each in (around, blocks):

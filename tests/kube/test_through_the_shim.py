@@ -144,6 +144,7 @@ def test_nics_get_addresses_of_the_clusters_pools_by_the_namespaces_word(node, a
     for name, ips in {"shop": "172.18.10.1-172.18.10.9", "other": "172.18.11.1-172.18.11.9"}.items():
         api.put(POOLS, published.pool(name, subnet="172.18.0.0/16", ips=[ips], default=name == "other"))
     word = {"ipam.spidernet.io/default-ipv4-ippool": '["shop"]'}
+    api.put("nodes", {"metadata": {"name": NODE}})
     api.put("namespaces", {"metadata": {"name": "default", "annotations": word}})
     api.put(NETWORKS, network("pooled", {"type": "macvlan", "master": "eth0", "ipam": {"type": "spiderpool"}}))
     api.put(PODS, pod("web", node=NODE, uid="u1", networks="pooled,pooled"))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from underlay import __version__
 from underlay.cni import shapes
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from underlay.kube.source import Log
     from underlay.multus.lint_pools import Around
 
+_T = TypeVar("_T")
 LEASE: Final = "underlay-controller"
 _STUCK_SECONDS: Final = 120.0
 _LONGEST_END: Final = 15.0
@@ -168,10 +169,18 @@ class Controller:
 
     def _tidy(self) -> None:
         known = self._known()
-        if known is not None:
-            self._dead.look(known)
-            self._ownerless.look(known)
-            self._idle_pools.look(self._idle)
+        if known is None:
+            return
+        for look in (self._dead.look, self._ownerless.look):
+            self._apart(look, known)
+        self._apart(self._idle_pools.look, self._idle)
+
+    def _apart(self, look: Callable[[_T], object], at: _T) -> None:
+        """As in :meth:`_of`: what one part cannot cope with is not to keep the others from theirs."""
+        try:
+            look(at)
+        except Exception as error:
+            self._log("error", "look failed", part=look.__qualname__, error=repr(error))
 
 
 class _Loop:

@@ -106,9 +106,15 @@ class PoolCluster:
         self._kept.close()
 
     def fault(self) -> str:
-        """Why the pools have never been known as a whole; "" where they have."""
-        unheard = (cache for cache in (*self._objects, self._namespaces) if not cache.ever)
-        return next((f"{cache.kind}s: {cache.cause}" for cache in unheard), "")
+        """Why nothing is to be handed out: the pools have never been known as a whole, or there is no such node, whose
+        addresses the controller would take away while its pods use them. "" for nothing.
+        """
+        for cache in (*self._objects, self._namespaces):
+            if not cache.ever:
+                return f"{cache.kind}s: {cache.cause}"
+        if self._nodes.state == "watching" and not len(self._nodes):
+            return f"there is no Node {self._node!r} (kube.node_name, NODE_NAME, or the host's name)"
+        return ""
 
     # -- Surroundings --------------------------------------------------------------------------------------------------
 
