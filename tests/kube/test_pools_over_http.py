@@ -280,3 +280,22 @@ def test_pools_are_explained_and_listed_by_the_node_and_of_all(api, make):
     everything = nodes[0].command("list", "--all")["leases"]
     assert {each["address"]: each["pod"] for each in everything} == told
     assert {each["node"] for each in everything} == {"n1", "n2"}
+
+
+def test_what_is_on_another_node_or_on_none_is_named_and_released_where_it_can_be(api, make):
+    put_pool(api, "a", 2600, 64)
+    left = {"pool": "a", "state": "kept", "keeper": "Reserved/", "since": "2026-01-01T10:00:00Z"}
+    api.put(BLOCKS, {"metadata": {"name": "v4-10.99.0.0"}, "spec": {"revision": 1, "leases": {"10.99.0.5": left}}})
+    here, there = make("n1"), make("n2")
+    settled(here, there)
+    there.make_pods(["web"])
+    address = there.address("web")
+    assert until(lambda: here.command("who", address)["leases"])
+    (found,) = here.command("who", address)["leases"]
+    assert (found["pod"], found["node"]) == ("default/web", "n2")
+    refused = here.command("release", address, "--force")
+    assert "on node n2" in refused
+    assert 'Run "underlay ipam release" on n2' in refused
+    (ended,) = here.command("release", "10.99.0.5")["leases"]
+    assert ended["keeper"] == "Reserved/"
+    assert until(lambda: not here.command("who", "10.99.0.5")["leases"])

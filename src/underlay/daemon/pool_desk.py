@@ -17,8 +17,9 @@ import msgspec
 from underlay.cni.address import parse
 from underlay.cni.decoding import FAULTS, fault
 from underlay.daemon.pool_explain import Nic, explain
-from underlay.errors import InvalidConfig, NoAddressLeft
+from underlay.errors import InvalidConfig, NoAddressLeft, TryAgain
 from underlay.ipam.pools import intervals
+from underlay.ipam.pools.block import StoreUnreachable, key_of
 from underlay.ipam.pools.lease import HELD, RESERVED
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 def serve(pools: Spiderpool, source: Source, blocks: BlockStore | None, request: bytes) -> bytes:
     """Carry a request out; ``source`` knows the networks, ``blocks`` what other nodes report. Raises InvalidConfig,
-    NoAddressLeft, StateUnwritable, and for "explain" what that raises.
+    NoAddressLeft, StateUnwritable, TryAgain, and for "explain" what that raises.
     """
     try:
         wish = msgspec.json.decode(request, type=Wish)
@@ -87,6 +88,8 @@ def serve(pools: Spiderpool, source: Source, blocks: BlockStore | None, request:
     if wish.act == "reserve":
         return _answer(_reserve(pools, address, wish.whom))
     found = pools.leases.at(address)
+    if found is None and blocks is not None:
+        return _elsewhere(blocks, address, release=wish.act == "release")
     if wish.act == "who":
         return _answer(*([found] if found else []))
     if found is None:
@@ -123,6 +126,28 @@ def _reported(blocks: BlockStore | None) -> bytes:
         raise InvalidConfig("there are no other nodes: the pools are this node's own", hint="Leave --all out.")
     found = sorted((lease, block.owned.get(at, "")) for block in blocks.known() for at, lease in block.leases.items())
     return msgspec.json.encode(Answer(tuple(_shown(lease, node) for lease, node in found)))
+
+
+def _elsewhere(blocks: BlockStore, address: Address, *, release: bool) -> bytes:
+    """What another node has reported of the address. Only what a dead node has left behind, owned by nobody, is
+    released from here. Raises NoAddressLeft, TryAgain.
+    """
+    key = key_of(address)
+    block = next((one for one in blocks.known() if one.key == key), None)
+    lease = block.leases.get(address.value) if block is not None else None
+    if block is None or lease is None:
+        return _answer()
+    node = block.owned.get(address.value, "")
+    if release and node:
+        raise NoAddressLeft(
+            f"{address} is {lease.owner()}, on node {node}", hint=f'Run "underlay ipam release" on {node}.'
+        )
+    if release:
+        try:
+            blocks.report(key, {address.value: None}, time.monotonic() + _SOURCE_SECONDS)
+        except StoreUnreachable as error:
+            raise TryAgain(f"{address} cannot be released: {error}") from error
+    return msgspec.json.encode(Answer((_shown(lease, node),)))
 
 
 def _answer(*leases: Lease) -> bytes:
