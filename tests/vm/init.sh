@@ -11,15 +11,20 @@ $B mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose root
 $B mount -t tmpfs above /above
 $B mkdir /above/upper /above/work
 $B mount -t overlay -o lowerdir=/lower,upperdir=/above/upper,workdir=/above/work root /root
+$B mkdir -p /exchange /tree
+$B mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 exchange /exchange
+tree=$($B cat /exchange/tree) # it may lie in /tmp, which is another one from here on
+$B mount -o bind "/root$tree" /tree
 for kind in proc:proc sysfs:sys devtmpfs:dev tmpfs:run tmpfs:tmp tmpfs:mnt; do
     $B mount -t "${kind%%:*}" "${kind%%:*}" "/root/${kind##*:}"
 done
-$B mkdir -p /root/dev/shm /root/dev/pts /root/run/netns
+$B mkdir -p /root/dev/shm /root/dev/pts /root/run/netns "/root$tree"
+$B mount -o bind /tree "/root$tree"
 $B mount -t tmpfs shm /root/dev/shm
 $B mount -t devpts pts /root/dev/pts
 $B ip link set lo up
-$B mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 exchange /root/mnt
+$B mount -o bind /exchange /root/mnt
 $B chroot /root /bin/sh /mnt/run </dev/null >/dev/ttyS1 2>&1
-echo $? >/root/mnt/status
+echo $? >/exchange/status
 $B sync
 $B poweroff -f

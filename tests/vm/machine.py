@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.vm.image import CACHE
+from tests.vm.image import CACHE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,7 @@ def run(image: Image, command: str, *, seconds: float, show: Callable[[bytes], o
     until = time.monotonic() + seconds
     EXCHANGE.mkdir(exist_ok=True)
     (EXCHANGE / "run").write_text(command)
+    (EXCHANGE / "tree").write_text(str(ROOT))
     tries = TRIES
     while True:
         accelerator = _accelerator()
