@@ -299,3 +299,17 @@ def test_what_is_on_another_node_or_on_none_is_named_and_released_where_it_can_b
     (ended,) = here.command("release", "10.99.0.5")["leases"]
     assert ended["keeper"] == "Reserved/"
     assert until(lambda: not here.command("who", "10.99.0.5")["leases"])
+
+
+def test_an_address_that_nobody_owns_yet_can_be_reserved_and_then_only_its_pod_gets_it(api, make):
+    put_pool(api, "a", 2600, 64)
+    here, there = make("n1"), make("n2")
+    settled(here, there)
+    vip = "172.18.10.90"
+    (reserved,) = here.command("reserve", vip, "--for", "default/web")["leases"]
+    assert (reserved["address"], reserved["keeper"]) == (vip, "Reserved/default/web")
+    assert owners(api)[vip] == "n1"
+    assert "belongs to node n1" in there.command("reserve", vip)
+    here.make_pods(["other", "web"])
+    assert here.address("other") != vip
+    assert here.address("web") == vip

@@ -112,7 +112,6 @@ class Daemon:
         self._cluster = _cluster(access, settings, logs, self._workers.lend)
         source = self._cluster or manifests
         self._cluster_pools = _cluster_pools(access, self._cluster, manifests, settings, logs, self._workers.lend)
-        blocks = self._cluster_pools.blocks if self._cluster_pools else None
         self._pools = self._cluster_pools.plugin if self._cluster_pools else address_pools.embedded(
             settings.state_dir, manifests, logs, rest=settings.pool_rest, node=settings.kube.node_name,
             pods=self._cluster,
@@ -155,7 +154,7 @@ class Daemon:
             bin_dir=settings.bin_dir,
             health=self._health,
             log=logs,
-            desks={pool_desk.PLUGIN: partial(pool_desk.serve, self._pools, source, blocks)},
+            desks={pool_desk.PLUGIN: partial(pool_desk.serve, self._pools, source, self._cluster_pools)},
         )
         self._server = Server(
             f"{settings.run_dir}/underlay.sock",

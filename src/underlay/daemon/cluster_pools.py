@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from underlay.cni.address import Address
     from underlay.kube.access import Access
     from underlay.kube.source import Source
 
@@ -56,7 +57,7 @@ class ClusterPools:
         self.blocks = ApiBlocks(self._client, log)
         journal = Journal(f"{state_dir}/{FILE}", log)
         self._ownership = Ownership(self.blocks, journal, node, log=log, boot=boot_id())
-        owned = OwnedBlocks(self._ownership, blocking=blocking)
+        self._owned = owned = OwnedBlocks(self._ownership, blocking=blocking)
         self._leases = Leases(journal, owned, rest=rest)
         self._upkeep = Upkeep(self._ownership, owned, self._leases, log=log)
         self.plugin = Spiderpool(
@@ -79,6 +80,10 @@ class ClusterPools:
         if not self._ownership.begin(self._leases, deadline if self.blocks.ready() else 0.0):
             self._log("warn", "the API server has not said which addresses are this node's; those of its file count",
                       cause=self.blocks.fault())  # fmt: skip
+
+    def obtain(self, address: Address, deadline: float) -> str:
+        """See :meth:`OwnedBlocks.obtain`."""
+        return self._owned.obtain(address, deadline)
 
     def keep(self, stopped: Callable[[], bool]) -> None:
         """The upkeep, after :meth:`settle`, for a thread of its own: until ``stopped`` and :meth:`stop`."""

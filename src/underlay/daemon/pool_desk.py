@@ -24,6 +24,7 @@ from underlay.ipam.pools.lease import HELD, RESERVED
 
 if TYPE_CHECKING:
     from underlay.cni.address import Address
+    from underlay.daemon.cluster_pools import ClusterPools
     from underlay.ipam.pools.block import BlockStore
     from underlay.ipam.pools.lease import Lease
     from underlay.ipam.pools.plugin import Spiderpool
@@ -67,9 +68,9 @@ class Answer(msgspec.Struct, frozen=True):
     leases: tuple[Shown, ...]
 
 
-def serve(pools: Spiderpool, source: Source, blocks: BlockStore | None, request: bytes) -> bytes:
-    """Carry a request out; ``source`` knows the networks, ``blocks`` what other nodes report. Raises InvalidConfig,
-    NoAddressLeft, StateUnwritable, TryAgain, and for "explain" what that raises.
+def serve(pools: Spiderpool, source: Source, cluster: ClusterPools | None, request: bytes) -> bytes:
+    """Carry a request out; ``source`` knows the networks, ``cluster`` what other nodes report and own. Raises
+    InvalidConfig, NoAddressLeft, StateUnwritable, TryAgain, and for "explain" what that raises.
     """
     try:
         wish = msgspec.json.decode(request, type=Wish)
@@ -81,15 +82,15 @@ def serve(pools: Spiderpool, source: Source, blocks: BlockStore | None, request:
         told = explain(wish.nic, pools.surroundings, source, deadline, pools.leases.room)
         return msgspec.json.encode(told)
     if wish.act == "list":
-        return _reported(blocks) if wish.everywhere else _answer(*pools.leases.everything())
+        return _reported(cluster) if wish.everywhere else _answer(*pools.leases.everything())
     address = parse(wish.address)
     if address is None:
         raise InvalidConfig(f"{wish.address[:60]!r} is no IP address", hint="Write it without a prefix length.")
     if wish.act == "reserve":
-        return _answer(_reserve(pools, address, wish.whom))
+        return _answer(_reserve(pools, cluster, address, wish.whom))
     found = pools.leases.at(address)
-    if found is None and blocks is not None:
-        return _elsewhere(blocks, address, release=wish.act == "release")
+    if found is None and cluster is not None:
+        return _elsewhere(cluster.blocks, address, release=wish.act == "release")
     if wish.act == "who":
         return _answer(*([found] if found else []))
     if found is None:
@@ -102,7 +103,7 @@ def serve(pools: Spiderpool, source: Source, blocks: BlockStore | None, request:
     return _answer(*pools.leases.drop([found]))
 
 
-def _reserve(pools: Spiderpool, address: Address, whom: str) -> Lease:
+def _reserve(pools: Spiderpool, cluster: ClusterPools | None, address: Address, whom: str) -> Lease:
     catalogue = pools.surroundings.catalogue()
     fits = (
         pool.name
@@ -114,17 +115,22 @@ def _reserve(pools: Spiderpool, address: Address, whom: str) -> Lease:
         raise InvalidConfig(f"no pool hands {address} out", hint='"underlay ipam list" shows the pools in use.')
     if whom and whom.count("/") != 1:
         raise InvalidConfig(f"{whom[:120]!r} is no pod", hint="Write NAMESPACE/POD.")
+    other = cluster.obtain(address, time.monotonic() + _SOURCE_SECONDS) if cluster is not None else ""
+    if other:
+        raise NoAddressLeft(f"{address} belongs to node {other}", hint=f'Run "underlay ipam reserve" on {other}.')
     pools.leases.keep(address, name, f"{RESERVED}/{whom}")
     found = pools.leases.at(address)
     assert found is not None, "it was reserved just now"
     return found
 
 
-def _reported(blocks: BlockStore | None) -> bytes:
+def _reported(cluster: ClusterPools | None) -> bytes:
     """What every node of the cluster has reported, by address."""
-    if blocks is None:
+    if cluster is None:
         raise InvalidConfig("there are no other nodes: the pools are this node's own", hint="Leave --all out.")
-    found = sorted((lease, block.owned.get(at, "")) for block in blocks.known() for at, lease in block.leases.items())
+    found = sorted(
+        (lease, block.owned.get(at, "")) for block in cluster.blocks.known() for at, lease in block.leases.items()
+    )
     return msgspec.json.encode(Answer(tuple(_shown(lease, node) for lease, node in found)))
 
 

@@ -17,7 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from underlay.cni.address import Address, text
-from underlay.errors import TryAgain
+from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import intervals, seek
 from underlay.ipam.pools.block import SIZE, Key, StoreRefuses, StoreUnreachable, Want, key_of
 from underlay.ipam.pools.lease import KEPT, keepers
@@ -134,6 +134,27 @@ class OwnedBlocks:
             except StoreUnreachable:
                 own.read(block.key, deadline)  # the answer may be all that was lost
         return not own.view.get(block.key).of(own.node).isdisjoint(values)
+
+    def obtain(self, address: Address, deadline: float) -> str:
+        """Own that very address, if nobody does and it is kept for nobody. Whose it is then: "" for this node's, or a
+        node's name. Raises NoAddressLeft where it is kept, TryAgain where no answer came.
+        """
+        own, key = self._own, key_of(address)
+        try:
+            while own.monotonic() < deadline:
+                with own.changed:
+                    block = own.view.get(key)
+                owner, lease = block.owned.get(address.value, ""), block.leases.get(address.value)
+                if owner:
+                    return "" if owner == own.node else owner
+                if lease is not None:
+                    raise NoAddressLeft(
+                        f"{address} cannot be reserved: it is {lease.owner()}", hint="Release it first."
+                    )
+                self.own(block, [address.value], deadline)
+        except StoreUnreachable as error:
+            raise TryAgain(f"{address} is not this node's, and cannot be owned: {error}") from error
+        raise TryAgain(f"{address} is not this node's, and others were faster each time")
 
     def free(self, pool: Pool, avoid: set[Key] | None = None) -> tuple[Block, list[int]]:
         """As :func:`seek.free`, for this node. With the lock of :attr:`Ownership.changed`."""
