@@ -159,6 +159,7 @@ def test_a_marked_node_keeps_its_addresses_while_it_has_a_pod(dead, server):
     proxy = a_pod("proxy", node="n1")
     proxy["spec"]["hostNetwork"] = True
     server.put(PODS, proxy)
+    server.put(PODS, a_pod("job", node="n1") | {"status": {"phase": "Succeeded"}})
     server.put(PODS, a_pod("elsewhere", node="n2"))
     look(looking, store, node("n1", OUT))
     assert owners(store) == {"n1"}

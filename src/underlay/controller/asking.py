@@ -46,9 +46,14 @@ class _Spec(msgspec.Struct, rename="camel"):
     host_network: bool = False
 
 
+class _PodStatus(msgspec.Struct):
+    phase: str = ""
+
+
 class _Pod(msgspec.Struct):
     metadata: _Metadata
     spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _PodStatus = msgspec.field(default_factory=_PodStatus)
 
 
 class _Ordinals(msgspec.Struct):
@@ -73,6 +78,7 @@ class _Pods(msgspec.Struct):
     items: list[_Pod] | None = None
 
 
+_ENDED: Final = ("Succeeded", "Failed")
 _PODS: Final = msgspec.json.Decoder(_Pods)
 _NODE: Final = msgspec.json.Decoder(Node)
 _SET: Final = msgspec.json.Decoder(_Set)
@@ -95,12 +101,14 @@ def node_is_down(client: Client, name: str, deadline: float) -> bool:
 
 
 def pods_left(client: Client, node: str, deadline: float) -> list[str]:
-    """The pods of a node as "namespace/name", but for those in the host's network, which have no NICs of ours."""
+    """The pods of a node as "namespace/name", but for those that have no NICs of ours: in the host's network, or at an
+    end of their own.
+    """
     found: list[str] = []
     query = {"fieldSelector": f"spec.nodeName={node}", "limit": str(_PAGE)}
     while True:
         page = _decoded(_PODS, client.call("GET", f"/api/v1/pods?{urlencode(query)}", deadline, accept=JSON))
-        own = (pod for pod in page.items or () if not pod.spec.host_network)
+        own = (pod for pod in page.items or () if not pod.spec.host_network and pod.status.phase not in _ENDED)
         found += (f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in own)
         if not page.metadata.more:
             return found

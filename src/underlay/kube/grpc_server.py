@@ -13,10 +13,12 @@ are ready; calls are answered in it, one after the other. HTTP/2 itself is h2's;
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -150,7 +152,9 @@ class Server:
         assert self._listening is not None
         try:
             connection, _ = self._listening.accept()
-        except OSError:  # it went away meanwhile; out of descriptors: it comes again
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # it is at the door still, and no event tells of a free one
+                time.sleep(0.1)
             return
         user = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1]
         if user not in (0, os.geteuid()) or len(self._connections) >= _CONNECTIONS:
