@@ -116,31 +116,8 @@ class Daemon:
             settings.state_dir, manifests, logs, rest=settings.pool_rest, node=settings.kube.node_name,
             pods=self._cluster,
         )  # fmt: skip
-        engine = Engine(
-            ledger=self._ledger,
-            executor=Executor(
-                log=logs, environ=os.environ, blocking=self._workers.lend, limit=settings.delegate_limit, root=root
-            ),
-            plugins=builtin.plugins(self._pools),
-            allocators=builtin.allocators(self._pools, root.locate),
-            log=logs,
-            blocking=self._workers.lend,
-            memory=Memory(),
-        )
-        multus = Multus(
-            engine,
-            source,
-            logs,
-            devices=PodResources(
-                socket=settings.pod_resources_socket,
-                checkpoint=settings.device_checkpoint,
-                blocking=self._workers.lend,
-            ),
-            info=DeviceInfo(logs, settings.device_info_dir, locate=root.locate),
-            conf_dir=settings.conf_dir,
-            overrides=self._follow(settings.multus_daemon_config, source),
-            hotplug=settings.hotplug,
-        )
+        engine = self._engine_at(root)
+        multus = self._multus(engine, source, root)
         self._reclaimer = Reclaimer(engine)
         departed = self._cluster.departed if self._cluster else tuple
         self._departures = Departures(departed, self._ledger, self._reclaimer.sweep)
@@ -224,6 +201,40 @@ class Daemon:
             self._ledger.close()
             self._pools.close()
         return clean
+
+    def _engine_at(self, root: HostRoot) -> Engine:
+        return Engine(
+            ledger=self._ledger,
+            executor=Executor(
+                log=self._log,
+                environ=os.environ,
+                blocking=self._workers.lend,
+                limit=self._settings.delegate_limit,
+                root=root,
+            ),
+            plugins=builtin.plugins(self._pools),
+            allocators=builtin.allocators(self._pools, root.locate),
+            log=self._log,
+            blocking=self._workers.lend,
+            memory=Memory(),
+        )
+
+    def _multus(self, engine: Engine, source: Source, root: HostRoot) -> Multus:
+        settings = self._settings
+        return Multus(
+            engine,
+            source,
+            self._log,
+            devices=PodResources(
+                socket=settings.pod_resources_socket,
+                checkpoint=settings.device_checkpoint,
+                blocking=self._workers.lend,
+            ),
+            info=DeviceInfo(self._log, settings.device_info_dir, locate=root.locate),
+            conf_dir=settings.conf_dir,
+            overrides=self._follow(settings.multus_daemon_config, source),
+            hotplug=settings.hotplug,
+        )
 
     def _follow(self, path: str, source: Source) -> Mapping[str, msgspec.Raw] | None:
         """What a file of Multus' own daemon says for every call; makes the thread that keeps 00-multus.conf."""
