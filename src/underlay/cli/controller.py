@@ -69,10 +69,10 @@ def run(options: argparse.Namespace) -> int:
     controller = _controller(options, log)
     webhook = _webhook(options, controller, log)
     health = Health(__version__)
-    at = options.health_address
-    probes = Probes(*split_address(at), _status(controller, health)) if at else None
     stopping = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # before there are threads that would take them
+    at = options.health_address
+    probes = Probes(*split_address(at), _status(controller, health)) if at else None
     controller.start()
     if webhook is not None:
         webhook.start()
