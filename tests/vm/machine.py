@@ -31,6 +31,7 @@ CONSOLE = CACHE / "console"
 QEMU_WORDS = CACHE / "qemu.log"
 FIRST_SIGN_OF_KVM = 8.0
 SILENCE = 60.0  # the console's signs are 5 s apart, on a machine that has a processor to itself
+SIGN = b"alive"
 TRIES = 3
 MEMORY = "2048M"
 
@@ -99,10 +100,11 @@ def _kvm_verdict() -> str:
 def _relay(process: subprocess.Popen[bytes], until: float, first_sign: float, show: Callable[[bytes], object]) -> None:
     """Hand the output on until the machine ends; raises Failed at the deadline.
 
-    Raises _Hangs where the console gives no sign for ``first_sign`` seconds, or for SILENCE after the first.
+    Raises _Hangs where the console says nothing for ``first_sign`` seconds, or the machine's own sign (init.sh) does
+    not come for SILENCE: a kernel whose timers stand still goes on to complain.
     """
     assert process.stdout is not None
-    patience, seen, heard = first_sign, 0, time.monotonic()
+    patience, signs, heard = first_sign, 0, time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
@@ -110,15 +112,17 @@ def _relay(process: subprocess.Popen[bytes], until: float, first_sign: float, sh
             if now >= until:
                 raise Failed(f"it did not end in time; its console says: {_console()}")
             if now - heard >= patience:
-                raise _Hangs(f"it was silent for {patience:.0f} s")
+                raise _Hangs(f"it gave no sign for {patience:.0f} s")
             if selector.select(min(until - now, 0.5)):
                 told = os.read(process.stdout.fileno(), 65536)
                 if not told:
                     return
                 show(told.replace(b"\r", b""))
-            size = CONSOLE.stat().st_size  # QEMU tells nobody when it writes to the file
-            if size != seen:
-                patience, seen, heard = SILENCE, size, time.monotonic()
+            console = CONSOLE.read_bytes()  # QEMU tells nobody when it writes to the file
+            if console and patience == first_sign and not signs:
+                patience = 2 * SILENCE  # it boots
+            if (now_alive := console.count(SIGN)) > signs:
+                patience, signs, heard = SILENCE, now_alive, time.monotonic()
 
 
 def _status(accelerator: str) -> int:

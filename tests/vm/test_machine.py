@@ -13,6 +13,8 @@ from tests.vm.image import Image
 IMAGE = Image(Path("qemu"), {}, (), Path("kernel"), Path("initramfs"))
 HANGS = "time.sleep(60)"
 FALLS_SILENT = "console('alive'); print('begun', flush=True); time.sleep(60)"
+COMPLAINS = "console('alive'); [(console('rcu: stall'), time.sleep(0.3)) for _ in range(200)]"
+BOOTS_FOR_EVER = "[(console('rcu: stall'), time.sleep(0.3)) for _ in range(200)]"
 WORKS_SLOWLY = "[(console('alive'), time.sleep(0.05)) for _ in range(40)]; status(3)"
 WORKS = "console('alive'); print('done', flush=True); status(3)"
 DIES = "pass"
@@ -50,7 +52,7 @@ def starting(monkeypatch: pytest.MonkeyPatch, directory: Path, *kvm: str, then: 
     return started
 
 
-@pytest.mark.parametrize("first", [HANGS, FALLS_SILENT])
+@pytest.mark.parametrize("first", [HANGS, FALLS_SILENT, COMPLAINS, BOOTS_FOR_EVER])
 def test_a_silent_machine_is_started_again(monkeypatch: pytest.MonkeyPatch, directory: Path, first: str) -> None:
     started = starting(monkeypatch, directory, then=[first, WORKS])
     shown: list[bytes] = []
