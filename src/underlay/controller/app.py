@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from underlay import __version__
 from underlay.cni import shapes
@@ -31,7 +32,7 @@ from underlay.kube.client import Client
 from underlay.kube.reflector import Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from underlay.controller.known import Known
     from underlay.controller.watched import Document
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from underlay.kube.source import Log
     from underlay.multus.lint_pools import Around
 
-_T = TypeVar("_T")
 LEASE: Final = "underlay-controller"
 _STUCK_SECONDS: Final = 120.0
 _LONGEST_END: Final = 15.0
@@ -151,12 +151,10 @@ class Controller:
         self._writer.want([write for part in parts for write in self._of(part, known)])
 
     def _of(self, part: Callable[[Known], Iterable[Write]], known: Known) -> list[Write]:
-        """A part's writes; a fault of ours in one part is no reason to leave the others undone."""
-        try:
+        """A part's writes, all or none."""
+        with self._apart(part):
             return list(part(known))
-        except Exception as error:
-            self._log("error", "look failed", part=part.__qualname__, error=repr(error))
-            return []
+        return []
 
     def _of_applications(self, known: Known) -> list[Write]:
         """None at first: what an earlier leader wrote at its end may not be shown yet."""
@@ -172,15 +170,18 @@ class Controller:
         if known is None:
             return
         for look in (self._dead.look, self._ownerless.look):
-            self._apart(look, known)
-        self._apart(self._idle_pools.look, self._idle)
+            with self._apart(look):
+                look(known)
+        with self._apart(self._idle_pools.look):
+            self._idle_pools.look(self._idle)
 
-    def _apart(self, look: Callable[[_T], object], at: _T) -> None:
-        """As in :meth:`_of`: what one part cannot cope with is not to keep the others from theirs."""
+    @contextmanager
+    def _apart(self, part: Callable[..., object]) -> Iterator[None]:
+        """A fault of ours in one part is no reason to leave the others undone."""
         try:
-            look(at)
+            yield
         except Exception as error:
-            self._log("error", "look failed", part=look.__qualname__, error=repr(error))
+            self._log("error", "look failed", part=part.__qualname__, error=repr(error))
 
 
 class _Loop:
