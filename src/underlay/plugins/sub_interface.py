@@ -101,8 +101,10 @@ class SubInterface(ABC, Generic[S]):
         addressed = own_nic.allocate_before(call, ctx) or self.inherited(call)
         own_nic.check_mtu(addressed, settings.mtu, parent)
         made = self.make(call.ifname, mac, settings, parent, ctx)
-        addressed = own_nic.allocate_behind(call, ctx) or addressed
-        own_nic.check_mtu(addressed, settings.mtu, parent)
+        behind = own_nic.allocate_behind(call, ctx)
+        if behind is not None:
+            own_nic.check_mtu(behind, settings.mtu, parent)
+            addressed = behind
         own_nic.configure(made, addressed, ctx, accept_ra=settings.accept_ra, announced=self.speaks_arp(settings))
         return own_nic.result(call, made, addressed)
 
