@@ -202,9 +202,10 @@ def test_a_node_that_the_server_does_not_know_hands_nothing_out(filled, make):
     """Its addresses would be taken from it as from a node that is gone."""
     made = make()
     filled.delete("nodes", "", NODE)
-    assert until(made.fault)
-    with pytest.raises(TryAgain, match=f"there is no Node '{NODE}'"):
+    assert until(made.nameless)
+    with pytest.raises(TryAgain, match=f"there is no Node '{NODE}'") as caught:
         made.subject("shop", "db-0", "u1", soon())
+    assert "kube.node_name" in caught.value.hint
     filled.put("nodes", named(NODE))
-    assert until(lambda: not made.fault())
+    assert until(lambda: not made.nameless())
     assert made.subject("shop", "db-0", "u1", soon()).name == "db-0"

@@ -40,6 +40,7 @@ _KEEPERS: Final = {
     "VirtualMachine": (pool_resources.MACHINES, pool_resources.INSTANCES),
     CLAIM: (pool_resources.CLAIMS,),
 }
+_NAME_HINT: Final = "Set kube.node_name, or NODE_NAME, to the name that the Node object of this node has."
 _UNKNOWN_HINT: Final = "The runtime retries by itself; where it lasts, apply deploy/crds and deploy/rbac.yaml."
 
 
@@ -106,15 +107,13 @@ class PoolCluster:
         self._kept.close()
 
     def fault(self) -> str:
-        """Why nothing is to be handed out: the pools have never been known as a whole, or there is no such node, whose
-        addresses the controller would take away while its pods use them. "" for nothing.
-        """
-        for cache in (*self._objects, self._namespaces):
-            if not cache.ever:
-                return f"{cache.kind}s: {cache.cause}"
-        if self._nodes.state == "watching" and not len(self._nodes):
-            return f"there is no Node {self._node!r} (kube.node_name, NODE_NAME, or the host's name)"
-        return ""
+        """Why the pools have never been known as a whole; "" where they have."""
+        unheard = (cache for cache in (*self._objects, self._namespaces) if not cache.ever)
+        return next((f"{cache.kind}s: {cache.cause}" for cache in unheard), "")
+
+    def nameless(self) -> bool:
+        """Whether there is no Node of this node's name: the controller would take its addresses while pods use them."""
+        return self._nodes.state == "watching" and not len(self._nodes)
 
     # -- Surroundings --------------------------------------------------------------------------------------------------
 
@@ -135,6 +134,8 @@ class PoolCluster:
         around = self._namespace(namespace, deadline)
         if fault := self.fault():
             raise TryAgain(f"the address pools are not known yet: {fault}", hint=_UNKNOWN_HINT)
+        if self.nameless():
+            raise TryAgain(f"no address is handed out: there is no Node {self._node!r}", hint=_NAME_HINT)
         return surrounding.subject(pod, around, name, uid)
 
     def wanted(self, keeper: str) -> bool | None:
