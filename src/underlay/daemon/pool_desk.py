@@ -90,17 +90,21 @@ def serve(pools: Spiderpool, source: Source, cluster: ClusterPools | None, reque
         return _answer(_reserve(pools, cluster, address, wish.whom))
     found = pools.leases.at(address)
     if found is None and cluster is not None:
-        return _elsewhere(cluster.blocks, address, release=wish.act == "release")
+        return _elsewhere(cluster.blocks, address, wish)
     if wish.act == "who":
         return _answer(*([found] if found else []))
     if found is None:
         return _answer()
+    _refuse_held(found, wish)
+    return _answer(*pools.leases.drop([found]))
+
+
+def _refuse_held(found: Lease, wish: Wish) -> None:
     if found.state == HELD and not wish.force:
         raise NoAddressLeft(
-            f"{address} is {found.owner()}: another pod would get it while this one still uses it",
+            f"{found.shown} is {found.owner()}: another pod would get it while this one still uses it",
             hint="Delete the pod. With --force the address is released all the same.",
         )
-    return _answer(*pools.leases.drop([found]))
 
 
 def _reserve(pools: Spiderpool, cluster: ClusterPools | None, address: Address, whom: str) -> Lease:
@@ -134,7 +138,7 @@ def _reported(cluster: ClusterPools | None) -> bytes:
     return msgspec.json.encode(Answer(tuple(_shown(lease, node) for lease, node in found)))
 
 
-def _elsewhere(blocks: BlockStore, address: Address, *, release: bool) -> bytes:
+def _elsewhere(blocks: BlockStore, address: Address, wish: Wish) -> bytes:
     """What another node has reported of the address. Only what a dead node has left behind, owned by nobody, is
     released from here. Raises NoAddressLeft, TryAgain.
     """
@@ -144,11 +148,13 @@ def _elsewhere(blocks: BlockStore, address: Address, *, release: bool) -> bytes:
     if block is None or lease is None:
         return _answer()
     node = block.owned.get(address.value, "")
+    release = wish.act == "release"
     if release and node:
         raise NoAddressLeft(
             f"{address} is {lease.owner()}, on node {node}", hint=f'Run "underlay ipam release" on {node}.'
         )
     if release:
+        _refuse_held(lease, wish)
         try:
             blocks.report(key, {address.value: None}, time.monotonic() + _SOURCE_SECONDS)
         except StoreUnreachable as error:
