@@ -92,6 +92,11 @@ def _accelerator() -> str:
     return "kvm" if usable else "tcg,thread=multi"
 
 
+def translates() -> bool:
+    """Whether the machine runs, or ran, by QEMU's translation."""
+    return _accelerator() != "kvm"
+
+
 def _kvm_verdict() -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return f"{CACHE}/kvm-{file.read().strip()}"

@@ -21,6 +21,7 @@ from tests.conftest import Netns
 from tests.plugins.conftest import Log, Node, make_engine, soon
 
 from underlay.delegate.ledger import Ledger
+from underlay.net import carrier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,6 +117,14 @@ def made_pf(node_ns: Netns, lan: Netns) -> Pf:
         Path("/sys/bus/pci/drivers/igbvf/bind").write_text(each)
     wait_for(lambda: all(any(DEVICES.glob(f"{each}/net/*")) for each in addresses))
     return Pf(node_ns, name, tuple(Vf(number, each, nic_of(each)) for number, each in enumerate(addresses)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Under translation, timers stand still for longer than a real NIC needs for its link."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(carrier, "SECONDS", 45.0)
+        yield
 
 
 @pytest.fixture
