@@ -241,6 +241,13 @@ def test_the_wire_hears_who_has_the_addresses(node: Node, pod: Netns, wire: Tap)
     result = node.add(pod, "net1", macvlan(V4, V6))
     mac = result["interfaces"][0]["mac"]
     assert len(wire.until(is_announcement(mac, "172.18.7.5"), is_announcement(mac, "fd00:18::7:5"))) == 2
+    assert [event for level, event, _ in node.log.lines if level == "warn"] == []
+
+
+def test_an_announcement_without_a_link_is_logged_since_nobody_hears_it(node: Node, pod: Netns, lan: Netns) -> None:
+    lan.batch("link set lan0 down")
+    mac = node.add(pod, "net1", macvlan(V4))["interfaces"][0]["mac"]
+    assert ("warn", "addresses announced without a link", {"mac": mac}) in node.log.lines
 
 
 def test_a_neighbour_that_knew_an_earlier_pod_reaches_the_new_one_at_once(node: Node, pod: Netns, lan: Netns) -> None:

@@ -394,7 +394,8 @@ def _tell_wire(
     with pod:
         for index, (mac, addresses) in announcements.items():
             try:
-                carrier.wait(pod, index, until=until)
+                if not carrier.wait(pod, index, until=until):
+                    log("warn", "addresses announced without a link", mac=mac)
                 announce(pod, index, mac, addresses)
             except KernelError as error:
                 log("warn", "addresses not announced", cause=error.message)
