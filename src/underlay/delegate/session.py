@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from underlay.delegate import default_route, entries
+from underlay.delegate import default_route, entries, wire
 from underlay.delegate.attachment import Attachment, Recorded, Timing
 from underlay.delegate.entries import Moved, SavedCall
 from underlay.delegate.ledger import Row, signed
@@ -25,13 +25,11 @@ from underlay.errors import (
     UnknownContainer,
 )
 from underlay.ipam.undo import Release
-from underlay.net import carrier
-from underlay.net.announce import announce
 from underlay.net.netns import Namespace, ThreadLost
 from underlay.net.undo import PutRoute, RestoreVf, UndoLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     import msgspec
@@ -238,7 +236,7 @@ class Session:
         """Tell the wire whose the addresses are; the answer does not wait for the frames' way through the kernel."""
         pod, self._pod = self._pod, None
         if pod is not None and self._announcements:
-            self.report.after(partial(_tell_wire, pod, self._announcements, self._engine.log))
+            self.report.after(partial(wire.tell, pod, self._announcements, self._engine.log))
         elif pod is not None:
             pod.close()
 
@@ -384,18 +382,3 @@ class Session:
     def _told(self, errors: list[UnderlayError]) -> list[UnderlayError]:
         self.report.faults += [error.message for error in errors]
         return errors
-
-
-def _tell_wire(
-    pod: Namespace, announcements: Mapping[int, tuple[str, Sequence[str]]], log: Callable[..., None]
-) -> None:
-    """Who misses it learns by asking: the attachment holds without it."""
-    until = time.monotonic() + carrier.SECONDS
-    with pod:
-        for index, (mac, addresses) in announcements.items():
-            try:
-                if not carrier.wait(pod, index, until=until):
-                    log("warn", "addresses announced without a link", mac=mac)
-                announce(pod, index, mac, addresses)
-            except KernelError as error:
-                log("warn", "addresses not announced", cause=error.message)
