@@ -50,6 +50,7 @@ class Store:
         self._deadline = deadline
         self._lock = -1
         self._last: dict[int, int] = {}  # by range set, the open file
+        self._length: dict[int, int] = {}  # and how much it holds, once it was read
 
     def __enter__(self) -> Store:
         path = f"{self.directory}/lock"
@@ -95,6 +96,7 @@ class Store:
         """The address that range set ``index`` gave out last; None for none, or where the file was cut off."""
         try:
             content = os.pread(self._last_file(index), _MAX_CONTENT, 0)
+            self._length[index] = len(content)
         except OSError:  # none yet, or something else of that name: to forget it costs the round robin alone
             return None
         return parse(content.strip(_BLANK).decode("latin-1"))
@@ -140,7 +142,7 @@ class Store:
             file = self._last_file(index, os.O_CREAT)
             # In place: ext4 writes a file that was truncated out to the disk when it is closed (auto_da_alloc), 250 µs.
             os.pwrite(file, text, 0)
-            if os.fstat(file).st_size > len(text):
+            if self._length.get(index, _MAX_CONTENT) > len(text):
                 os.ftruncate(file, len(text))
 
     def _last_file(self, index: int, create: int = 0) -> int:
