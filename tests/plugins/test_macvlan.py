@@ -263,17 +263,7 @@ def test_a_neighbour_that_knew_an_earlier_pod_reaches_the_new_one_at_once(node: 
 def test_router_advertisements_are_ignored_unless_asked_for(node: Node, pod: Netns) -> None:
     node.add(pod, "net1", macvlan(V4, V6))
     node.add(pod, "net2", macvlan(acceptRA=True))
-    values = {
-        (nic, key): setting(pod, f"ipv6/conf/{nic}/{key}")
-        for nic in ("net1", "net2")
-        for key in ("accept_ra", "autoconf")
-    }
-    assert values == {
-        ("net1", "accept_ra"): "0",
-        ("net1", "autoconf"): "0",
-        ("net2", "accept_ra"): "1",
-        ("net2", "autoconf"): "1",
-    }
+    assert [setting(pod, f"ipv6/conf/{nic}/accept_ra") for nic in ("net1", "net2")] == ["0", "1"]
 
 
 def test_dual_stack_is_usable_at_once(node: Node, pod: Netns) -> None:

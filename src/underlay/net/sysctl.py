@@ -56,6 +56,21 @@ def write(path: str, value: str | int) -> bool:
     return True
 
 
+def write_new(path: str, value: int) -> None:
+    """Set a setting of an interface that was just made, and so is not read first. Raises KernelError."""
+    try:
+        fd = os.open(_ROOT + path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(value).encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in _READ_ONLY:
+            write(path, value)
+            return
+        raise KernelError(f"set sysctl {path} to {value}", error.errno or errno.EIO) from error
+
+
 def write_all(settings: Iterable[tuple[str, str | int]], *, ns: Namespace | None = None) -> list[str]:
     """Set several in one entry of ``ns`` (None: the thread's own); returns the paths that had to be written.
 

@@ -74,10 +74,15 @@ def _disable_ipv6(ns: Namespace, old: dict[str, str]) -> None:
 def refuse_advertisements(ns: Namespace, name: str) -> None:
     """Ignore router advertisements on an interface, to be called before it is up (CVE-2020-10749).
 
-    Whoever can send on the wire could otherwise become its default router. A kernel without IPv6 has nothing to set.
+    Whoever can send on the wire could otherwise become its default router. What is not accepted configures no address
+    either, so autoconf can stay as it is. A kernel without IPv6 has nothing to set.
     """
-    with ns.entered():
-        _write_existing(None, [(f"net/ipv6/conf/{name}/{key}", 0) for key in ("accept_ra", "autoconf")])
+    try:
+        with ns.entered():
+            sysctl.write_new(f"net/ipv6/conf/{name}/accept_ra", 0)
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
 
 
 def _named(ns: Namespace, values: dict[Key, int]) -> list[tuple[str, int]]:
