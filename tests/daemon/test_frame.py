@@ -79,7 +79,7 @@ def test_a_frame_in_single_bytes_is_read_whole() -> None:
     with ours, theirs:
         thread = threading.Thread(target=drip)
         thread.start()
-        frame.set_timeouts(ours, receive=10, send=10)
+        frame.bound_receive(ours, 10)
         received = frame.begin(ours)
         frame.finish(ours, received, time.monotonic() + 10)
         thread.join()
@@ -90,7 +90,7 @@ def test_a_client_that_stalls_is_given_up_at_the_deadline() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(frame.request("veth", {}, b"{}")[:-1])
-        frame.set_timeouts(ours, receive=0.01, send=1)
+        frame.bound_receive(ours, 0.01)
         received = frame.begin(ours)
         with pytest.raises(DeadlineExceeded, match="did not arrive in time"):
             frame.finish(ours, received, time.monotonic() + 0.05)

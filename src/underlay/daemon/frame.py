@@ -42,13 +42,14 @@ class PeerGone(Exception):
     """The client closed its end without sending a byte, or before the answer was written."""
 
 
-def set_timeouts(connection: socket.socket, *, receive: float, send: float) -> None:
-    """Bound each receive and send of a blocking socket, in seconds.
+def bound_receive(connection: socket.socket, seconds: float) -> None:
+    """Bound each receive of a blocking socket. By the kernel: settimeout would cost a poll per call."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
-    By the kernel: settimeout would cost a poll per call.
-    """
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(receive))
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send))
+
+def bound_send(connection: socket.socket, seconds: float) -> None:
+    """Bound each send of a blocking socket."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
 
 
 def begin(connection: socket.socket) -> bytearray:
@@ -130,12 +131,22 @@ def answer(status: int, stdout: bytes) -> bytes:
     return _ANSWER.pack(MAGIC, len(stdout) + 1, status) + stdout
 
 
-def send(connection: socket.socket, content: bytes) -> None:
-    """Write a frame. Raises PeerGone when nobody is there to read it."""
+def send(connection: socket.socket, content: bytes, seconds: float) -> None:
+    """Write a frame. Raises PeerGone when nobody reads it within ``seconds``."""
     try:
-        connection.sendall(content)
+        sent = _send_now(connection, content)
+        if sent < len(content):  # one in thousands: most fit into the socket's buffer
+            bound_send(connection, seconds)
+            connection.sendall(memoryview(content)[sent:])
     except (BrokenPipeError, ConnectionResetError, BlockingIOError) as error:
         raise PeerGone from error
+
+
+def _send_now(connection: socket.socket, content: bytes) -> int:
+    try:
+        return connection.send(content, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return 0
 
 
 def ask(path: str, content: bytes, deadline: float) -> tuple[int, bytes]:
@@ -145,7 +156,8 @@ def ask(path: str, content: bytes, deadline: float) -> tuple[int, bytes]:
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         left = max(deadline - time.monotonic(), 0.001)
-        set_timeouts(connection, receive=left, send=left)
+        bound_receive(connection, left)
+        bound_send(connection, left)
         connection.connect(path)
         connection.sendall(content)
         received = bytearray()

@@ -147,25 +147,25 @@ class Server:
         _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if uid != 0:
             self._log("warn", "refused a client", uid=uid)
-            frame.send(connection, frame.answer(1, self._handler.refuse(_not_root(uid))))
+            frame.send(connection, frame.answer(1, self._handler.refuse(_not_root(uid))), _WRITE_DEADLINE)
             return
         try:
             payload = self._read(connection, accepted)
         except (DecodeFailure, DeadlineExceeded) as error:
-            frame.send(connection, frame.answer(1, self._handler.refuse(error)))
+            frame.send(connection, frame.answer(1, self._handler.refuse(error)), _WRITE_DEADLINE)
             return
         status, stdout, written = self._handler.answer(payload, accepted + self._deadline, lambda: _gone(connection))
         try:
-            frame.send(connection, frame.answer(status, stdout))
+            frame.send(connection, frame.answer(status, stdout), _WRITE_DEADLINE)
         finally:
             written()
 
     def _read(self, connection: socket.socket, accepted: float) -> bytes:
-        frame.set_timeouts(connection, receive=_PROMPT, send=_WRITE_DEADLINE)
+        frame.bound_receive(connection, _PROMPT)
         received = frame.begin(connection)
         if not frame.complete(received):
             with self._lend():
-                frame.set_timeouts(connection, receive=_FRAME_DEADLINE, send=_WRITE_DEADLINE)
+                frame.bound_receive(connection, _FRAME_DEADLINE)
                 frame.finish(connection, received, accepted + _FRAME_DEADLINE)
         return frame.payload(received)
 
