@@ -15,6 +15,7 @@ from underlay.ipam.pools.journal import Journal
 from underlay.net import sysctl
 from underlay.net.rtnl import Rtnl
 from underlay.plugins import info_file
+from underlay.state.ahead import Ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,5 +88,6 @@ def lay(fuse: Fuse) -> None:
     Rtnl.requests = each_by_itself  # type: ignore[method-assign]
     for name in LEDGER_WRITES:
         setattr(Ledger, name, fuse.after(getattr(Ledger, name)))
+    Ahead.fold = fuse.after(Ahead.fold)  # type: ignore[method-assign]
     Journal._commit = fuse.after(Journal._commit)  # type: ignore[method-assign]
     sysctl.os = store.os = info_file.os = _Os(fuse)  # type: ignore[attr-defined]

@@ -37,6 +37,7 @@ def info_files(bench: Bench) -> Path:
 
 def in_a_process_of_its_own(bench: Bench, pod: Netns, limit: int, work: Callable[[Session], object]) -> bool:
     """Whether it was killed by the fuse."""
+    bench.ledger.close()
     child = os.fork()
     if not child:
         try:

@@ -36,6 +36,7 @@ def node(uplink, tmp_path):
 
 def changed_by_a_process_of_its_own(node, limit: int) -> bool:
     """Whether it was killed by the fuse."""
+    node.ledger.close()
     child = os.fork()
     if not child:
         status = 1

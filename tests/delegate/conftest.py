@@ -66,7 +66,8 @@ class Bench:
     engines: list[Engine] = field(default_factory=list)
 
     def another_engine(self) -> Engine:
-        """That of a daemon which starts on the same ledger."""
+        """That of a daemon which starts on the same ledger, which has one owner at a time."""
+        self.ledger.close()
         self.engines.append(make_engine(self.ledger, self.log))
         return self.engines[-1]
 

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import threading
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tests.delegate.conftest import ORIGIN, Bench, Log, make_engine, soon
 from underlay.delegate import entries
 from underlay.delegate.entries import ExecDelete
 from underlay.delegate.ledger import Ledger, Row, signed
-from underlay.errors import InterfaceExists, StateUnwritable
+from underlay.errors import InterfaceExists, IOFailure, StateUnwritable
 from underlay.ipam.undo import Release
 from underlay.net.undo import DropLink, DropRoute
 
@@ -287,16 +288,96 @@ def test_add_on_a_full_disk_touches_nothing_and_del_of_an_earlier_pod_works(
 
 
 def test_a_new_container_is_known_to_be_new(ledger: Ledger, tmp_path: Path, log: Log) -> None:
-    assert ledger.may_know("c1")  # until it has looked once
     assert not ledger.may_know("c1")
     row_id = ledger.begin(ROW)
     assert ledger.may_know("c1")
     assert not ledger.may_know("c2")
     ledger.close()
     again = Ledger(ledger.path, log)
-    assert again.may_know("c2")
     assert again.may_know("c1")
     assert not again.may_know("c2")
     again.forget([row_id])
     assert not again.may_know("c1")
     again.close()
+
+
+def in_sqlite(ledger: Ledger) -> list[str]:
+    """The containers that the SQLite file alone knows of."""
+    with closing(sqlite3.connect(ledger.path)) as db:
+        return [one for (one,) in db.execute("SELECT container_id FROM attachment ORDER BY id")]
+
+
+def test_an_add_costs_no_transaction_and_whoever_reads_sees_it(ledger: Ledger) -> None:
+    filled(ledger, 2)
+    assert in_sqlite(ledger) == []
+    assert [(row.container_id, row.state) for row in ledger.rows()] == [("c0", "added"), ("c1", "added")]
+    assert in_sqlite(ledger) == ["c0", "c1"]
+
+
+def test_a_nic_is_not_begun_twice_before_and_after_it_was_read(ledger: Ledger) -> None:
+    ledger.begin(ROW)
+    for _ in range(2):
+        with pytest.raises(InterfaceExists):
+            ledger.begin(ROW)
+        ledger.rows()
+    ledger.begin(replace(ROW, ifname="net2"))
+    ledger.forget([row.id for row in ledger.rows()])
+    ledger.begin(ROW)
+
+
+def test_ids_are_not_used_again(ledger: Ledger) -> None:
+    seen = []
+    for _ in range(3):
+        seen.append(ledger.begin(ROW))
+        ledger.forget(seen[-1:])
+    assert len(set(seen)) == 3
+
+
+def test_what_was_written_before_the_disk_was_full_is_read_and_taken_back(small_disk: Path, log: Log) -> None:
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    filled(ledger, 3)
+    filler = fill(small_disk)
+    assert [row.container_id for row in ledger.rows()] == ["c0", "c1", "c2"]
+    (row,) = ledger.find("c1", ORIGIN)
+    ledger.forget([row.id])
+    assert [row.container_id for row in ledger.rows()] == ["c0", "c2"]
+    filler.unlink()
+    assert ledger.writable()
+    ledger.begin(replace(ROW, container_id="c1"))
+    assert [row.container_id for row in ledger.rows()] == in_sqlite(ledger) == ["c0", "c2", "c1"]
+    ledger.close()
+
+
+def test_what_a_killed_process_wrote_is_read_on_a_disk_that_is_read_only_since(small_disk: Path, log: Log) -> None:
+    path = str(small_disk / "ledger.db")
+    child = os.fork()
+    if not child:
+        filled(Ledger(path, log), 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    frozen = Ledger(path, log)
+    assert [row.container_id for row in frozen.rows()] == ["c0", "c1"]
+    with pytest.raises(StateUnwritable):
+        frozen.begin(replace(ROW, container_id="new"))
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    frozen.begin(replace(ROW, container_id="new"))
+    assert [row.container_id for row in frozen.rows()] == in_sqlite(frozen) == ["c0", "c1", "new"]
+    frozen.close()
+
+
+def test_another_process_looks_at_it_without_a_change(ledger: Ledger) -> None:
+    filled(ledger, 1)
+    for _ in range(2):
+        assert [row.container_id for row in Ledger.look(ledger.path).rows()] == ["c0"]
+        assert in_sqlite(ledger) == []
+    filled(ledger, 1, "d")
+    ledger.rows()
+    assert [row.container_id for row in Ledger.look(ledger.path).rows()] == ["c0", "d0"]
+
+
+def test_a_look_at_what_is_no_ledger_says_so(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"rubbish" * 1000)
+    with pytest.raises(IOFailure, match="cannot be read"):
+        Ledger.look(str(tmp_path / "ledger.db"))
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.db"]

@@ -107,6 +107,7 @@ def test_unfinished_calls_are_undone_at_start_and_by_the_loop(
 
 def set_state(bench: Bench, state: str) -> None:
     """As a daemon leaves it that is killed in the middle."""
+    bench.ledger.close()
     with sqlite3.connect(bench.ledger.path, isolation_level=None) as db:
         db.execute("UPDATE attachment SET state = ?", (state,))
     db.close()

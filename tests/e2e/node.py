@@ -26,12 +26,16 @@ from tests.conftest import read_state
 from tests.e2e import containerd, networks
 from tests.e2e.cri import Sandbox
 
+from underlay.delegate.ledger import Ledger
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import Netns
     from tests.e2e.cri import Runtime
     from tests.e2e.networks import Setup
+
+    from underlay.delegate.ledger import Row
 
 GO_PLUGINS = Path("/usr/lib/cni")
 UNDERLAY = (sys.executable, "-m", "underlay")
@@ -137,7 +141,7 @@ class Node:
         manifests = {path.name for path in (self.root / "manifests").rglob("*") if not path.name.startswith(".")}
         return {
             "node": replace(read_state(self.ns), sysctls=()),
-            "ledger": self._rows("ledger.db", "SELECT container_id, ifname, network, state FROM attachment"),
+            "ledger": [(row.container_id, row.ifname, row.network, row.state) for row in self._attachments()],
             "host-local": sorted(each for each in held if each != "lock" and not each.startswith("last_reserved")),
             "pools": self._rows("pools.db", "SELECT address, pod FROM lease WHERE state = 'held'"),
             "manifests": sorted(manifests),
@@ -154,6 +158,10 @@ class Node:
         while (seen := self.holdings()) != expected and time.monotonic() < deadline:
             time.sleep(0.02)
         assert seen == expected, self.log()
+
+    def _attachments(self) -> list[Row]:
+        """Sorted by their ids; SQLite alone would not tell of those that are written ahead."""
+        return Ledger.look(f"{self.root}/state/ledger.db").rows()
 
     def _rows(self, file: str, query: str) -> list[tuple[str, ...]]:
         with contextlib.closing(sqlite3.connect(f"file:{self.root}/state/{file}?mode=ro", uri=True)) as database:

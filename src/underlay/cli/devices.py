@@ -88,7 +88,7 @@ def _owners(path: str) -> Ledger | None:
     """The daemon's ledger, None where it never ran: reading makes none."""
     from underlay.delegate.ledger import Ledger
 
-    return Ledger(path, lambda *_, **__: None) if os.path.exists(path) else None
+    return Ledger.look(path) if os.path.exists(path) else None
 
 
 def _owner(ledger: Ledger | None, address: str) -> str:

@@ -3,8 +3,9 @@
     begin ── record ── record ── … ── commit          ADD      adding ────────▶ added
     find  ── deleting ── (undo what it says) ── forget  DEL      added ──▶ deleting ──▶ (gone)
 
-One SQLite file in WAL mode, one connection behind a lock, one row per attachment: 10-20 µs a statement, no fsync on the
-path of a pod (synchronous=NORMAL: a killed daemon loses nothing, and after a power cut the kernel has lost more).
+One SQLite file in WAL mode, one connection behind a lock, one row per attachment. What an ADD writes goes into a file
+beside it first (:mod:`underlay.state.ahead`), and into SQLite before anything is read. No fsync on the path of a pod
+(synchronous=NORMAL: a killed daemon loses nothing, and after a power cut the kernel has lost more).
 A file that cannot be read is moved aside and what is legible in it taken over; a file that cannot be written refuses
 ADD (StateUnwritable) and lets DEL through, until it can be written again.
 """
@@ -12,13 +13,16 @@ ADD (StateUnwritable) and lets DEL through, until it can be written again.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
+import threading
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from underlay.errors import InterfaceExists, IOFailure, StateUnwritable
+from underlay.state import ahead
+from underlay.state.ahead import Ahead
 from underlay.state.database import Database, transaction
 
 if TYPE_CHECKING:
@@ -27,13 +31,15 @@ if TYPE_CHECKING:
     from underlay.delegate.attachment import Origin
 
 State = Literal["adding", "added", "deleting"]
+_Key = tuple[str, str, str, str]  # container, owner, NIC, network
+_NOBODY: Final = ("", "", "", "")
 
 SCHEMA_VERSION: Final = 1
 COLUMNS: Final = (
     "id", "owner", "container_id", "ifname", "network", "origin_network", "origin_ifname", "state", "netns", "cookie",
     "boot", "created", "conf", "call", "result", "undo", "pod_namespace", "pod_name", "pod_uid",
 )  # fmt: skip
-_SCHEMA: Final = """
+_SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS attachment (
   id INTEGER PRIMARY KEY, owner TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL, network TEXT NOT NULL,
   origin_network TEXT NOT NULL, origin_ifname TEXT NOT NULL, state TEXT NOT NULL, netns TEXT NOT NULL,
@@ -41,10 +47,18 @@ CREATE TABLE IF NOT EXISTS attachment (
   result BLOB NOT NULL DEFAULT x'', undo TEXT NOT NULL DEFAULT '', pod_namespace TEXT NOT NULL, pod_name TEXT NOT NULL,
   pod_uid TEXT NOT NULL, UNIQUE (container_id, owner, ifname, network));
 CREATE TABLE IF NOT EXISTS store (kind TEXT NOT NULL, place TEXT NOT NULL, PRIMARY KEY (kind, place)) WITHOUT ROWID;
+{ahead.SCHEMA}
 """
 _SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM attachment"  # noqa: S608 - constants only
-_NAMES: Final = (*COLUMNS[1:14], *COLUMNS[16:], "undo")
-_INSERT: Final = f"INSERT INTO attachment ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
+_NAMES: Final = (*COLUMNS[:14], *COLUMNS[16:], "undo")
+_INSERT: Final = f"INTO attachment ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
+_BEGIN, _RECORD, _COMMIT = "begin", "record", "commit"
+# What may be written ahead. A row that is there already was legible in a malformed file.
+_STATEMENTS: Final = {
+    _BEGIN: f"INSERT OR IGNORE {_INSERT}",
+    _RECORD: "UPDATE attachment SET undo = undo || ? WHERE id = ?",
+    _COMMIT: "UPDATE attachment SET state = 'added', result = ? WHERE id = ?",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +100,40 @@ class Ledger:
     def __init__(self, path: str, log: Callable[..., None]) -> None:
         self.path = path
         self._log = log
+        self._lock = threading.RLock()
         self._gone: set[int] = set()  # rows whose removal the disk refused; they count as removed
         self._stores: set[tuple[str, str]] = set()
-        self._containers: dict[int, str] = {}  # of each row, in the file that was opened as the number says
-        self._containers_of = -1
+        self._ahead: Ahead | None = None  # also where its file cannot be opened: then SQLite itself is written
+        self._keys: dict[int, _Key] = {}  # of each row, in the file that was opened as the number says
+        self._numbers: dict[_Key, int] = {}
+        self._last = 0
+        self._known_of = -1
         self._encode = msgspec.json.Encoder().encode
-        tables = {"attachment": COLUMNS, "store": ("kind", "place")}
+        tables = {"attachment": COLUMNS, "store": ("kind", "place"), "ahead": ("generation",)}
         self._file = Database(path, log, what="ledger", schema=_SCHEMA, version=SCHEMA_VERSION, tables=tables)
+
+    @classmethod
+    def look(cls, path: str) -> Ledger:
+        """What another process's ledger holds now, in memory. Raises IOFailure."""
+        made = cls(":memory:", lambda *_, **__: None)
+        try:
+            with closing(sqlite3.connect(path)) as source, closing(_in_memory()) as copy:
+                ahead.look(f"{path}-ahead", source, copy, _STATEMENTS)
+                with made._file.writing() as own:
+                    copy.backup(own)
+        except (OSError, sqlite3.DatabaseError, StateUnwritable) as error:
+            raise IOFailure(f"the ledger {path} cannot be read: {error}") from error
+        return made
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
-        self._file.close()
+        with self._lock:
+            self._settle()
+            if self._ahead is not None:
+                self._ahead.close()
+                self._ahead = None
+            self._known_of = -1
+            self._file.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -105,40 +142,42 @@ class Ledger:
 
         Raises InterfaceExists when there is one of that owner, container, NIC and network, StateUnwritable.
         """
-        values = (
-            row.owner, row.container_id, row.ifname, row.network, row.origin_network, row.origin_ifname, row.state,
-            row.netns, row.cookie, row.boot, row.created, row.conf, row.call,
-            row.pod_namespace, row.pod_name, row.pod_uid, self._encode(entries).decode() + "\n" if entries else "",
-        )  # fmt: skip
-        with self._writing() as db:
-            try:
-                number = db.execute(_INSERT, values).lastrowid or 0
-            except sqlite3.IntegrityError as error:
+        key = (row.container_id, row.owner, row.ifname, row.network)
+        with self._lock:
+            if self._gone or not self._load():
+                with self._writing():  # or it says why it cannot be
+                    pass
+                self._load()
+            if key in self._numbers:
                 what = f"{row.ifname!r} of network {row.network!r} in container {row.container_id}"
-                raise InterfaceExists(f"the ledger already holds {what}") from error
-            self._containers[number] = row.container_id
+                raise InterfaceExists(f"the ledger already holds {what}")
+            number = self._last + 1
+            values = (
+                number, row.owner, row.container_id, row.ifname, row.network, row.origin_network, row.origin_ifname,
+                row.state, row.netns, row.cookie, row.boot, row.created, row.conf, row.call,
+                row.pod_namespace, row.pod_name, row.pod_uid, self._encode(entries).decode() + "\n" if entries else "",
+            )  # fmt: skip
+            self._write([(_BEGIN, values)])
+            self._last = number
+            self._keys[number] = key
+            self._numbers[key] = number
             return number
 
     def record(self, row_id: int, entries: Sequence[msgspec.Struct]) -> None:
         """Append undo entries to a row, before the acts that they take back. Raises StateUnwritable."""
         line = self._encode(entries).decode() + "\n"
-        with self._writing() as db:
-            db.execute("UPDATE attachment SET undo = undo || ? WHERE id = ?", (line, row_id))
+        with self._lock:
+            self._write([(_RECORD, (line, row_id))])
+
+    def commit(self, results: Sequence[tuple[bytes, int]]) -> None:
+        """Mark rows as whole, with their results: (result's JSON, row id), all or none. Raises StateUnwritable."""
+        with self._lock:
+            self._write([(_COMMIT, result) for result in results])
 
     def rewrite(self, row_id: int, undo: str) -> None:
         """Replace a row's undo lines, after some of them were carried out. Raises StateUnwritable."""
         with self._writing() as db:
             db.execute("UPDATE attachment SET undo = ? WHERE id = ?", (undo, row_id))
-
-    def commit(self, results: Sequence[tuple[bytes, int]]) -> None:
-        """Mark rows as whole, with their results: (result's JSON, row id), all or none. Raises StateUnwritable."""
-        statement = "UPDATE attachment SET state = 'added', result = ? WHERE id = ?"
-        with self._writing() as db:
-            if len(results) == 1:
-                db.execute(statement, results[0])
-                return
-            with transaction(db):
-                db.executemany(statement, results)
 
     def deleting(self, ids: Iterable[int]) -> None:
         """Mark rows as being deleted, so that a crash in the middle is finished at the next start."""
@@ -147,11 +186,11 @@ class Ledger:
     def forget(self, ids: Iterable[int]) -> None:
         """Remove rows. Where the disk refuses, they count as removed and the removal is tried again later."""
         wanted = list(ids)
-        if self._try_each("DELETE FROM attachment WHERE id = ?", wanted):
+        with self._lock:
+            if not self._try_each("DELETE FROM attachment WHERE id = ?", wanted):
+                self._gone.update(wanted)
             for row_id in wanted:
-                self._containers.pop(row_id, None)
-        else:
-            self._gone.update(wanted)
+                self._numbers.pop(self._keys.pop(row_id, _NOBODY), None)
 
     def remember_store(self, kind: str, place: str) -> None:
         """Note an IPAM store that was used: after a reboot its reservations are stale. Raises StateUnwritable."""
@@ -176,15 +215,8 @@ class Ledger:
 
     def may_know(self, container_id: str) -> bool:
         """False where no row can be of that container; costs a look into memory, for the many that are new."""
-        if self._containers_of != self._file.opened:
-            opened = self._file.opened
-            with self._file.reading() as db:
-                if db is None:
-                    return True
-                self._containers = dict(db.execute("SELECT id, container_id FROM attachment"))
-                self._containers_of = opened
-            return True
-        return container_id in list(self._containers.values())
+        with self._lock:
+            return not self._load() or any(key[0] == container_id for key in self._numbers)
 
     def rows(self) -> list[Row]:
         """Every row, oldest first."""
@@ -196,7 +228,7 @@ class Ledger:
 
     def stores(self) -> list[tuple[str, str]]:
         """The IPAM stores ever used, ("directory", path), and the boot last noted, ("boot", id)."""
-        with self._file.reading() as db:
+        with self._reading() as db:
             return [] if db is None else db.execute("SELECT kind, place FROM store").fetchall()
 
     def writable(self) -> bool:
@@ -212,13 +244,13 @@ class Ledger:
     def containers(self, owner: str, namespace: str, pod: str) -> set[str]:
         """The ids of the containers in which a pod of that name has attachments."""
         statement = "SELECT container_id FROM attachment WHERE pod_name = ? AND pod_namespace = ? AND owner = ?"
-        with self._file.reading() as db:
+        with self._reading() as db:
             return set() if db is None else {row[0] for row in db.execute(statement, (pod, namespace, owner))}
         return set()
 
     def holds(self, container_id: str, ifname: str) -> bool:
         """Whether there is a row of that NIC, by whichever call; True where that cannot be read."""
-        with self._file.reading() as db:
+        with self._reading() as db:
             if db is not None:
                 statement = "SELECT 1 FROM attachment WHERE container_id = ? AND ifname = ?"
                 return db.execute(statement, (container_id, ifname)).fetchone() is not None
@@ -226,7 +258,7 @@ class Ledger:
 
     def nics(self) -> frozenset[tuple[str, str]]:
         """Every NIC that there is a row of, (container id, NIC). Raises IOFailure where that cannot be read."""
-        with self._file.reading() as db:
+        with self._reading() as db:
             if db is not None:
                 return frozenset(db.execute("SELECT container_id, ifname FROM attachment").fetchall())
         raise IOFailure(f"the ledger {self.path} cannot be read")
@@ -236,13 +268,15 @@ class Ledger:
 
         By a connection of its own: those who write meanwhile do not wait for the disk.
         """
+        with self._lock:
+            self._settle()
         self._file.checkpoint()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _rows(self, statement: str, values: tuple[object, ...]) -> list[Row]:
         for _ in range(2):  # a malformed file is replaced by its salvage on the first reading
-            with self._file.reading() as db:
+            with self._reading() as db:
                 found = [] if db is None else [Row(*values) for values in db.execute(statement, values)]
                 return [row for row in found if row.id not in self._gone] if self._gone else found
         return []
@@ -262,9 +296,71 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._file.writing() as db:
+        with self._lock, self._file.writing() as db:
+            self._fold(db)
             if self._gone:
                 with transaction(db):
                     db.executemany("DELETE FROM attachment WHERE id = ?", [(row_id,) for row_id in self._gone])
                 self._gone.clear()
             yield db
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """Where what was written ahead cannot be folded, a copy of the file with it."""
+        with self._lock:
+            settled = self._settle()
+            with self._file.reading() as db:
+                if settled or db is None or self._ahead is None:
+                    yield db
+                    return
+                with closing(_in_memory()) as copy:
+                    db.backup(copy)
+                    self._ahead.show(copy)
+                    yield copy
+
+    def _write(self, changes: Sequence[ahead.Change]) -> None:
+        """Ahead, or where that cannot be, in SQLite. Raises StateUnwritable."""
+        if self._ahead is not None and not self._ahead.full:
+            with suppress(OSError):
+                self._ahead.append(changes)
+                return
+        with self._writing() as db, transaction(db):
+            for name, values in changes:
+                db.execute(_STATEMENTS[name], values)
+
+    def _settle(self) -> bool:
+        """Whether all that was written ahead is in SQLite."""
+        if (self._ahead is not None and not self._ahead.pending) or self.path == ":memory:":
+            return True
+        try:
+            with self._file.writing() as db:
+                self._fold(db)
+        except StateUnwritable:
+            return False
+        return True
+
+    def _fold(self, db: sqlite3.Connection) -> None:
+        if self._ahead is None and self.path != ":memory:":
+            with suppress(OSError):
+                self._ahead = Ahead(f"{self.path}-ahead", db, _STATEMENTS)
+        if self._ahead is not None and self._ahead.pending:
+            self._ahead.fold(db)
+
+    def _load(self) -> bool:
+        """Whether all rows' keys are in memory."""
+        if self._known_of == self._file.opened:
+            return True
+        with self._reading() as db:
+            if db is None:
+                return False
+            rows = db.execute("SELECT id, container_id, owner, ifname, network FROM attachment").fetchall()
+            self._keys = {number: tuple(key) for number, *key in rows}
+            self._numbers = {key: number for number, key in self._keys.items()}
+            self._last = max(self._last, *self._keys, 0)
+            self._known_of = self._file.opened
+            return True
+        return False
+
+
+def _in_memory() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:", isolation_level=None)
