@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SUBCOMMANDS: Final = {
     "daemon": ("underlay.cli.daemon", "run the node's daemon"),
     "install": ("underlay.cli.install", "lay the CNI executables into a directory"),
-    "uninstall": ("underlay.cli.install", "take them away again"),
+    "uninstall": ("underlay.cli.uninstall", "take from the node what was laid on it"),
     "plugin": ("underlay.cli.plugin", "run one plugin as a plain CNI process, without the daemon"),
     "lab": ("underlay.cli.lab.command", "a node, a LAN and pods in namespaces, to see it work"),
     "networks": ("underlay.cli.networks", "look networks and pod manifests through before they are in force"),

@@ -242,12 +242,14 @@ class Daemon:
         if not path:
             return None
         from underlay.daemon.follower import Follower  # most daemons have no such file
-        from underlay.multus import autoconf, daemon_file
+        from underlay.multus import autoconf, daemon_file, laid
 
         theirs = daemon_file.load(path)
         for warning in theirs.warnings:
             self._log("warn", f"{path}: {warning}")
-        keeping = autoconf.Autoconf(theirs.generation, self._log, notify=partial(source.node_event, "Warning"))
+        ours = laid.Laid(self._settings.state_dir)
+        notify = partial(source.node_event, "Warning")
+        keeping = autoconf.Autoconf(theirs.generation, self._log, laid=ours, notify=notify)
         self._follower = Follower(keeping, self._log)
         return theirs.overrides
 
