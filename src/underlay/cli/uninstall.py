@@ -16,9 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from underlay.cli import install, shim_binary
+from underlay.cli import install, runtime_files, shim_binary
 from underlay.errors import InvalidConfig, IOFailure, UnderlayError
 
 if TYPE_CHECKING:
@@ -26,9 +24,7 @@ if TYPE_CHECKING:
 
     from underlay.delegate.ledger import Row
 
-DEFAULT_CONF_DIR = "/etc/cni/net.d"
 DEFAULT_STATE_DIR = "/var/lib/underlay"
-_ENDINGS = (".conf", ".conflist", ".json")
 _NAMED = 5  # pods in a message
 _EPILOG = """\
 With names, those executables alone are taken away. Without, all of the node: 00-multus.conf, if the daemon wrote it and
@@ -45,16 +41,6 @@ examples:
 """
 
 
-class _Plugin(msgspec.Struct, frozen=True):
-    type: str = ""
-
-
-class _Calls(_Plugin, frozen=True):
-    """What of a CNI configuration, or a list of them, says who is called."""
-
-    plugins: tuple[_Plugin, ...] = ()
-
-
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
@@ -64,7 +50,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--bin-dir", type=Path, default=Path(install.DEFAULT_BIN_DIR), help="default: %(default)s")
-    parser.add_argument("--conf-dir", default=DEFAULT_CONF_DIR, metavar="DIR", help="the runtime's (%(default)s)")
+    parser.add_argument(
+        "--conf-dir", default=runtime_files.DIRECTORY, metavar="DIR", help="the runtime's (%(default)s)"
+    )
     parser.add_argument("--state-dir", default=DEFAULT_STATE_DIR, metavar="DIR", help="the daemon's (%(default)s)")
     parser.add_argument("--run-dir", default=install.DEFAULT_RUN_DIR, metavar="DIR", help="the daemon's (%(default)s)")
     parser.add_argument(
@@ -129,8 +117,9 @@ def _broken_by(args: argparse.Namespace) -> Iterator[UnderlayError]:
     """Configurations that are not ours and call an executable that would be gone."""
     gone = {path.name for path in _shims(args.bin_dir) if not os.path.lexists(install.kept_as(path))}
     ours = set(_ours_in(args.conf_dir, args.state_dir))
-    for path in _configurations(args.conf_dir):
-        called = sorted(_types(path) & gone)
+    for path in runtime_files.listed(args.conf_dir):
+        said = runtime_files.calls(path)
+        called = sorted(said.types & gone) if said else ()
         if called and path not in ours:
             yield InvalidConfig(
                 f"{path} calls {', '.join(called)}, and nothing says that the daemon wrote it",
@@ -175,18 +164,9 @@ def _running(run_dir: str) -> str:
 
 
 def _shims(bin_dir: Path) -> list[Path]:
-    """The built-in plugins' names that hold the shim."""
+    """The built-in plugins' names that hold the shim. Raises IOFailure."""
     paths = (bin_dir / name for name in install.BUILT_IN)
     return [path for path in paths if shim_binary.run_dir_of(path) is not None]
-
-
-def _configurations(conf_dir: str) -> list[str]:
-    """The files that a runtime would read."""
-    try:
-        names = os.listdir(conf_dir)
-    except OSError:
-        return []
-    return sorted(f"{conf_dir}/{name}" for name in names if name.endswith(_ENDINGS) and not name.startswith("."))
 
 
 def _ours_in(conf_dir: str, state_dir: str) -> list[str]:
@@ -195,19 +175,9 @@ def _ours_in(conf_dir: str, state_dir: str) -> list[str]:
 
     laid = Laid(state_dir)
     try:
-        return [path for path in _configurations(conf_dir) if laid.holds(path)]
+        return [path for path in runtime_files.listed(conf_dir) if laid.holds(path)]
     except OSError as fault:
         raise IOFailure(f"cannot read {fault.filename}: {fault.strerror}") from fault
-
-
-def _types(path: str) -> set[str]:
-    """The plugins that a configuration calls first hand, however wrong the rest of it is; none where it is no JSON."""
-    try:
-        with open(path, "rb") as file:
-            written = msgspec.json.decode(file.read(), type=_Calls)
-    except (OSError, msgspec.MsgspecError):
-        return set()
-    return {written.type, *(plugin.type for plugin in written.plugins)}
 
 
 def _remove(path: str) -> None:
