@@ -151,6 +151,17 @@ def test_one_that_calls_what_is_put_back_is_no_obstacle(bench: Bench) -> None:
     assert bench.has()[1] == ["01-theirs.conf", "10-cluster.conflist"]
 
 
+def test_the_name_that_multus_own_daemon_writes_can_be_laid_and_goes_too(bench: Bench) -> None:
+    assert main(["install", "--bin-dir", str(bench.bin), "--run-dir", str(bench.run), "multus", "multus-shim"]) == 0
+    assert (bench.bin / "multus-shim").samefile(bench.bin / "multus")
+    bench.ours.unlink()
+    theirs = bench.lay("00-theirs.conf", MULTUS | {"type": "multus-shim"})
+    assert bench.uninstall() == 1
+    theirs.unlink()
+    assert bench.uninstall() == 0
+    assert bench.has() == GONE
+
+
 def test_names_concern_the_executables_alone(bench: Bench) -> None:
     bench.attach("web")
     assert bench.uninstall("veth") == 0

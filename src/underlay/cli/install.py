@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 BUILT_IN = ("multus", "veth", "router", "macvlan", "ipvlan", "vlan", "sriov", "host-local", "static", "spiderpool")
+NAMES = (*BUILT_IN, "multus-shim")  # the last is multus, in files that Multus' own daemon has written
 DEFAULT_NAMES = ("multus", "veth", "router")
 DEFAULT_BIN_DIR = "/opt/cni/bin"
 DEFAULT_RUN_DIR = "/run/underlay"
@@ -97,7 +98,7 @@ def kept_as(path: Path) -> Path:
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
-        if name not in BUILT_IN:
+        if name not in NAMES:
             raise InvalidConfig(f'"{name}" is no built-in plugin', hint=f"Built in are: {' '.join(BUILT_IN)}.")
     return tuple(dict.fromkeys(names))
 

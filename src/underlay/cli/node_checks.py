@@ -214,7 +214,7 @@ def runtime(node: Node) -> Iterator[Finding]:
     said = runtime_files.calls(first)
     if said is None:
         yield Finding("fail", "runtime", f"{first} comes first and is no JSON of a network", "Correct or remove it.")
-    elif not said.types & set(install.BUILT_IN):
+    elif not said.types & set(install.NAMES):
         hint = "The first by name counts: remove or rename it, or let the daemon keep 00-multus.conf (docs/multus.md)."
         words = f"{first} comes first and calls {', '.join(sorted(said.types)) or 'nobody'}: pods get its network alone"
         yield Finding("fail", "runtime", words, hint)

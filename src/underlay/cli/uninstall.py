@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         return 1 if against else 0
     for path in _ours_in(args.conf_dir, args.state_dir):
         _remove(path)
-    _take_executables(args.bin_dir, install.BUILT_IN)
+    _take_executables(args.bin_dir, install.NAMES)
     if args.purge:
         _purge(args.state_dir, args.run_dir)
     return 0
@@ -165,7 +165,7 @@ def _running(run_dir: str) -> str:
 
 def _shims(bin_dir: Path) -> list[Path]:
     """The built-in plugins' names that hold the shim. Raises IOFailure."""
-    paths = (bin_dir / name for name in install.BUILT_IN)
+    paths = (bin_dir / name for name in install.NAMES)
     return [path for path in paths if shim_binary.run_dir_of(path) is not None]
 
 
