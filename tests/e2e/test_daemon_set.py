@@ -6,6 +6,7 @@ The test plays the kubelet and the API server; the image is as deploy/Containerf
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from tests.e2e.calls import greets
 from tests.e2e.cri import Sandbox
 from tests.e2e.kubelet import Kubelet
 from tests.e2e.leftovers import Leftovers
-from tests.e2e.networks import MULTUS, OVERLAY
+from tests.e2e.networks import MULTUS, OVERLAY, Setup
 from tests.e2e.node import GO_PLUGINS
 from tests.kube.api_objects import BLOCKS, POOLS
 from tests.kube.api_server import NETWORKS, PODS, ApiServer
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
     from tests.e2e.cri import Runtime
     from tests.e2e.kubelet import ManifestPod
-    from tests.e2e.networks import Setup
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIG_MAP, DAEMON_SET = yaml.safe_load_all((DEPLOY / "daemonset.yaml").read_text())
@@ -58,6 +58,7 @@ GRANTED = {
     for verb in rule["verbs"]
 }
 USER, TOKEN = "system:serviceaccount:kube-system:underlay", "of-this-nodes-pod"
+PLAIN = Setup(name="plain", conf="multus", status=("10.240.3.", "fd00:10:244::3:"), log="", lan=())
 OTHERS = ("loopback", "ptp", "host-local")
 STATUS = "k8s.v1.cni.cncf.io/network-status"
 _PATIENCE = 20.0
@@ -148,6 +149,13 @@ class Node:
             "spool": sorted(path.name for path in Path("/run/underlay/spool").glob("*")),
             "netns": sorted(os.listdir("/run/netns")),
         }
+
+    def comes_to(self, expected: dict[str, Any]) -> None:
+        """Assert that it holds that, soon."""
+        deadline = time.monotonic() + _PATIENCE
+        while (seen := self.holds()) != expected and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert seen == expected
 
     def _ledger(self) -> list[tuple[str, ...]]:
         file = self.tree / "var/lib/underlay/ledger.db"
@@ -241,25 +249,40 @@ def _remove_sandboxes(made: Node) -> None:
             made.runtime.remove(sandbox_id)
 
 
+def told(node: Node, name: str) -> Any:
+    """The network-status of a pod, as far as it is there."""
+    found = node.server.get(PODS, "default", name) or {"metadata": {}}
+    return json.loads(found["metadata"].get("annotations", {}).get(STATUS, "[]"))
+
+
+def purging() -> Any:
+    """The uninstall with the argument that its manifest proposes."""
+    changed = copy.deepcopy(UNINSTALL)
+    (container,) = changed["spec"]["template"]["spec"]["initContainers"]
+    container["args"] = ["--purge"]
+    return changed
+
+
 def test_the_daemon_set_serves_pods_over_an_upgrade_and_a_kill_and_leaves_as_it_came(node: Node, lan: Netns) -> None:
     bare, empty = node.laid(), node.holds()
+    earlier = node.run(PLAIN, "earlier")  # by the cluster network alone
     daemon = node.daemon()
     assert node.laid() == (bare[0] | {"multus", "veth", "router"}, bare[1] | {"00-multus.conf"})
-    settled = node.holds()
-    assert {**settled, "node": empty["node"]} == empty
     assert all(daemon.asks(each["livenessProbe"]) for each in daemon.spec["containers"])
     status, words = node.runtime.execute(daemon.running[0], "underlay", "doctor")
     assert (status, "fail " in words) == (0, False), words
     assert shapes(words) >= shapes(shown())
+
+    assert all(greets(node.ns, each) for each in earlier.addresses)
+    node.remove(earlier)
+    node.comes_to(empty)
     first, second = node.run(MULTUS, "first"), node.run(OVERLAY, "second")
     assert all(node.reaches(each, lan) for each in (first, second))
-    told = lambda: (node.server.get(PODS, "default", "second") or {})["metadata"]["annotations"].get(STATUS)  # noqa: E731
-    until(told, daemon)
-    assert [each["interface"] for each in json.loads(told())] == ["eth0", "net1"]
+    until(lambda: [each["interface"] for each in told(node, "second")] == ["eth0", "net1"], daemon)
     node.remove(first)
 
     # The upgrade: a DEL and an ADD while there is no daemon.
-    third = node.run(MULTUS, "third")
+    third = node.run(OVERLAY, "third")
     assert daemon.stop() == [0]
     assert node.reaches(second, lan)
     node.remove(third)
@@ -276,23 +299,59 @@ def test_the_daemon_set_serves_pods_over_an_upgrade_and_a_kill_and_leaves_as_it_
     assert all(node.reaches(each, lan) for each in (second, fourth))
     node.remove(fourth)
 
-    # The way back: not while a pod has what only the daemon takes back.
+    # The way back: not while a pod has what only the daemon takes back. One of the cluster network alone may stay.
+    plain = node.run(PLAIN, "plain")
+    assert daemon.stop() == [0]
+    assert '"clean":false' not in (words := daemon.log("daemon"))
+    assert "Traceback" not in words
     daemon.remove()
     refused = node.kubelet.pod(UNINSTALL)
     assert refused.initialize() == [1]
-    assert "default/second" in refused.log("uninstall")
+    assert "default/second" in (words := refused.log("uninstall"))
+    assert "default/plain" not in words
     refused.remove()
     assert node.laid()[1] == bare[1] | {"00-multus.conf"}
     daemon = node.daemon()
     node.remove(second)
-    until(lambda: node.holds() == settled, daemon)
+    until(lambda: {each[0] for each in node.holds()["ledger"]} == {"plain"}, daemon)
+    until(lambda: not node.holds()["leases"], daemon)  # other nodes hear of it a second or two later
     daemon.remove()
-    done = node.kubelet.pod(UNINSTALL)
+    done = node.kubelet.pod(purging())
     assert done.initialize() == [0], done.log("uninstall")
     done.remove()
     assert node.laid() == bare
-    until(lambda: {**node.holds(), "node": empty["node"]} == empty)
+    assert [os.listdir(each) for each in (node.tree / "var/lib/underlay", "/run/underlay")] == [[], []]
+    until(lambda: node.runtime.reads_network(networks.CLUSTER_NETWORK))
+    assert all(greets(node.ns, each) for each in plain.addresses)
+    node.remove(plain)
+    node.comes_to(empty)
 
     used = {(each.group, each.resource, each.verb) for each in node.server.requests}
     assert used <= GRANTED
     assert {each.user for each in node.server.requests} == {USER}
+
+
+def without(*taken: str) -> Any:
+    """The DaemonSet with these pieces of its text left out, each of which is there."""
+    text = (DEPLOY / "daemonset.yaml").read_text()
+    for each in taken:
+        assert each in text
+        text = text.replace(each, "")
+    return list(yaml.safe_load_all(text))[1]
+
+
+def test_what_the_manifest_gives_the_daemon_is_needed(node: Node) -> None:
+    """Each for the reason that stands beside it there: pods that do without it fail."""
+    missed = {
+        "hostPID: true": (PLAIN, "plugin 'ptp': failed to open current netns"),
+        ", mountPropagation: HostToContainer": (MULTUS, "is no network namespace"),
+        "privileged: true": (MULTUS, "enter network namespace"),
+    }
+    for number, (piece, (setup, words)) in enumerate(missed.items()):
+        daemon = node.kubelet.pod(without(piece))
+        daemon.start()
+        until(lambda: node.runtime.reads_network("multus-cni-network"))
+        with pytest.raises(grpc.RpcError) as refused:
+            node.run(setup, f"pod-{number}")
+        assert words in refused.value.details(), piece
+        daemon.remove()
