@@ -200,11 +200,6 @@ def test_the_probes_ask_the_daemon_and_it_has_the_time_to_end(settings: Settings
     assert DAEMON_SET["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
 
 
-def test_no_two_containers_of_the_nodes_network_listen_at_one_port(settings: Settings) -> None:
-    taken = {config.split_address(settings.health_address)[1]}
-    assert taken.isdisjoint({10250, 10255, 10256, 9090, 9100})  # the kubelet's, kube-proxy's, Prometheus' and node's
-
-
 def test_the_uninstall_is_given_what_it_takes_away() -> None:
     spec = UNINSTALL_SET["spec"]["template"]["spec"]
     (container,) = spec["initContainers"]

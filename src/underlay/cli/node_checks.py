@@ -85,8 +85,11 @@ def _of_a_thread_in_a_namespace() -> list[Finding]:
             fault = os.strerror(ctypes.get_errno())
             found.append(Finding("fail", "kernel", f"no network namespace can be made: {fault}", _AS_ROOT))
             return
-        with Namespace.current() as ns:
-            found.extend(kernel(ns.rtnl))
+        try:
+            with Namespace.current() as ns:
+                found.extend(kernel(ns.rtnl))
+        except KernelError as error:
+            found.append(Finding("fail", "kernel", error.message, "Linux 5.14 or later is needed."))
 
     thread = threading.Thread(target=look)
     thread.start()
