@@ -297,6 +297,13 @@ def test_the_daemon_set_serves_pods_over_an_upgrade_and_a_kill_and_leaves_as_it_
     assert daemon.stop(grace=0) == [137]
     daemon.start()
     assert all(node.reaches(each, lan) for each in (second, fourth))
+
+    # The directory of the socket is removed on the node: in the container it cannot be made anew, and the probes say it.
+    shutil.rmtree("/run/underlay")
+    (container,) = daemon.spec["containers"]
+    until(lambda: not daemon.asks(container["readinessProbe"]) and not daemon.asks(container["livenessProbe"]), daemon)
+    daemon.stop()
+    daemon.start()
     node.remove(fourth)
 
     # The way back: not while a pod has what only the daemon takes back. One of the cluster network alone may stay.

@@ -247,8 +247,7 @@ class Daemon:
         theirs = daemon_file.load(path)
         for warning in theirs.warnings:
             self._log("warn", f"{path}: {warning}")
-        ours = laid.Laid(self._settings.state_dir)
-        notify = partial(source.node_event, "Warning")
+        ours, notify = laid.Laid(self._settings.state_dir), partial(source.node_event, "Warning")
         keeping = autoconf.Autoconf(theirs.generation, self._log, laid=ours, notify=notify)
         self._follower = Follower(keeping, self._log)
         return theirs.overrides
@@ -301,8 +300,10 @@ class Daemon:
             private_directory(f"{self._settings.run_dir}/spool")
             self._server.listen(self._workers.lend)
         except UnderlayError as error:
+            self._health.fault("socket", error.message)
             self._log("error", "socket is gone", path=self._server.path, error=error.message, hint=error.hint)
         else:
+            self._health.fault("socket", "")
             self._log("warn", "socket was gone, made anew", path=self._server.path)
 
     def _check_ledger(self) -> None:
