@@ -298,7 +298,7 @@ def test_the_daemon_set_serves_pods_over_an_upgrade_and_a_kill_and_leaves_as_it_
     daemon.start()
     assert all(node.reaches(each, lan) for each in (second, fourth))
 
-    # The directory of the socket is removed on the node: in the container it cannot be made anew, and the probes say it.
+    # The directory of the socket is removed on the node: from the container it cannot be made anew; the probes say so.
     shutil.rmtree("/run/underlay")
     (container,) = daemon.spec["containers"]
     until(lambda: not daemon.asks(container["readinessProbe"]) and not daemon.asks(container["livenessProbe"]), daemon)
@@ -308,6 +308,10 @@ def test_the_daemon_set_serves_pods_over_an_upgrade_and_a_kill_and_leaves_as_it_
 
     # The way back: not while a pod has what only the daemon takes back. One of the cluster network alone may stay.
     plain = node.run(PLAIN, "plain")
+    asked = ("underlay", "uninstall", "--dry-run", "--bin-dir", "/host/opt/cni/bin")
+    status, words = node.runtime.execute(daemon.running[0], *asked)
+    assert (status, "default/second" in words, "default/plain" in words) == (1, True, False), words
+    assert words.count("would go") == 4
     assert daemon.stop() == [0]
     assert '"clean":false' not in (words := daemon.log("daemon"))
     assert "Traceback" not in words
