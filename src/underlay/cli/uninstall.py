@@ -100,7 +100,7 @@ def _against(args: argparse.Namespace) -> Iterator[UnderlayError]:
         pods = sorted({f"{row.pod_namespace}/{row.pod_name}" if row.pod_name else row.container_id for row in rows})
         more = f" and {len(pods) - _NAMED} more" if len(pods) > _NAMED else ""
         yield InvalidConfig(
-            f"pods have attachments that the daemon alone takes back: {', '.join(pods[:_NAMED])}{more}",
+            f"pods have what only the daemon of {args.state_dir} takes back: {', '.join(pods[:_NAMED])}{more}",
             hint="Delete them while the daemon runs (start it again if need be: it takes back what was deleted "
             "meanwhile). --force leaves their addresses, routes and links as they are.",
         )
