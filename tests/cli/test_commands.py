@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-COMMANDS = ("daemon", "install", "uninstall", "plugin", "lab", "status", "version")
+COMMANDS = ("daemon", "install", "uninstall", "plugin", "lab", "status", "doctor", "version")
 SERVICES = ("webhook", "controller")  # each of which has flags that must be given
 UNDERLAY = (sys.executable, "-m", "underlay")
 

@@ -207,6 +207,17 @@ def test_a_worker_that_waits_for_a_child_gives_its_slot_to_the_childs_own_call(s
     assert running.workers.threads() <= 6
 
 
+def test_what_waits_before_the_start_has_no_stand_in_and_keeps_no_thread_from_ending() -> None:
+    """A daemon that begins with plugins' DELs: there is no socket yet that a stand-in could wait at."""
+    worked: list[int] = []
+    workers = Workers(lambda: bool(worked.append(1)), size=2, spare=2)
+    with workers.lend():
+        assert (workers.threads(), worked) == (0, [])
+    workers.start()
+    assert workers.join(time.monotonic() + 30)
+    assert worked == [1, 1]
+
+
 def test_surplus_threads_leave_after_the_lending_is_over(serve: Callable[..., Running]) -> None:
     running = serve(size=1, spare=4)
     waiting = [running.background("lend") for _ in range(3)]

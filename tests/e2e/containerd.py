@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import time
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _START_PATIENCE = 30.0
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "TERM")
+# A mount namespace of its own whose root is $1: what is mounted below a shared mount still arrives on both sides. Not
+# chroot, whose containers could not be entered again (setns(2) leads to the root of the namespace).
+_AT_ANOTHER_ROOT = """
+mount --make-private "$1"
+cd "$1"
+pivot_root . mnt
+mount --make-rprivate /mnt
+umount --lazy /mnt
+mount --make-shared /
+shift
+exec "$@"
+"""
 # The node's namespace is entered by nsenter: `ip netns exec` would mount a new /sys, without the cgroups.
 _CONFIG = """\
 version = 2
@@ -45,29 +59,43 @@ max_conf_num = 1
 
 
 @contextlib.contextmanager
-def running(root: Path, netns: Path, *, bin_dir: Path, conf_dir: Path) -> Iterator[Runtime]:
-    """containerd below ``root`` in the network namespace ``netns``, with the pause image in place; ended afterwards."""
+def running(
+    root: Path, netns: Path, *, bin_dir: Path, conf_dir: Path, node_root: Path | None = None
+) -> Iterator[Runtime]:
+    """containerd below ``root`` in the network namespace ``netns``, with the pause image in place; ended afterwards.
+
+    Its root directory is ``node_root``, a mount, in which ``root`` has to be found under the same path.
+    """
     root.mkdir(parents=True)
     config = root / "config.toml"
     places = {"root": root, "bin_dir": bin_dir, "conf_dir": conf_dir, "image": pause_image.NAME}
     config.write_text(_CONFIG.format(snapshotter=_snapshotter(root), **places))
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", "nsenter", f"--net={netns}", "containerd", "--config", config],
+            [*_ENDS_WITH_US, "nsenter", f"--net={netns}", *_rooted(node_root), "containerd", "--config", config],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
     try:
-        _import_image(root, process)
-        with contextlib.closing(Runtime(root / "containerd.sock")) as runtime:
+        _await_socket(root, process)
+        pause_image.write(root / "pause.tar")
+        import_image(root, root / "pause.tar")
+        mounts = os.stat(f"/proc/{process.pid}/ns/mnt").st_ino
+        with contextlib.closing(Runtime(root / "containerd.sock", mounts)) as runtime:
             _wait_for_network(runtime, root)
             yield runtime
     finally:
         _end(process)
         for mounted in _mounts_below(root):
             subprocess.run(["umount", "--lazy", mounted], check=True)
+
+
+def _rooted(node_root: Path | None) -> list[str]:
+    if node_root is None:
+        return []
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec", _AT_ANOTHER_ROOT, "sh", str(node_root)]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -85,14 +113,16 @@ def _snapshotter(root: Path) -> str:
     return "native" if kind.stdout.strip() == "overlayfs" else "overlayfs"
 
 
-def _import_image(root: Path, process: subprocess.Popen[bytes]) -> None:
-    archive = root / "pause.tar"
-    pause_image.write(archive)
+def _await_socket(root: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_PATIENCE
     while not (root / "containerd.sock").exists():
         assert process.poll() is None, (root / "log").read_text()
         assert time.monotonic() < deadline, (root / "log").read_text()
         time.sleep(0.02)
+
+
+def import_image(root: Path, archive: Path) -> None:
+    """Have the containerd below ``root`` know the image of a tar."""
     ctr = [shutil.which("ctr") or "ctr", "--address", root / "containerd.sock", "--namespace", "k8s.io"]
     subprocess.run([*ctr, "images", "import", archive], check=True, capture_output=True)
 

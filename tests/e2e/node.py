@@ -7,7 +7,6 @@ the plugins write to /var/lib and /var/log goes into a layer above them that end
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from tests import published
 from tests.conftest import read_state
 from tests.e2e import containerd, networks
 from tests.e2e.cri import Sandbox
+from tests.e2e.leftovers import Leftovers
 
 from underlay.delegate.ledger import Ledger
 
@@ -63,6 +63,7 @@ class Node:
         self.runtime: Runtime
         self.daemon: subprocess.Popen[bytes] | None = None
         self._cgroup = f"underlay-e2e-{uuid.uuid4().hex[:12]}"
+        self.leftovers = Leftovers(self._cgroup)
         for name in ("bin", "net.d", "multus.d", "manifests", "pools"):
             (root / name).mkdir()
         for network in published.NAMES:
@@ -168,53 +169,12 @@ class Node:
             return sorted(database.execute(query).fetchall())
 
     def processes(self) -> dict[int, str]:
-        """Names of the sandboxes' processes, and of all others in this mount namespace: containerd, its shims, we."""
-        mounts = os.stat("/proc/self/ns/mnt").st_ino
-        found = {}
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-            with contextlib.suppress(OSError):  # ended, or none of our business
-                if os.stat(f"/proc/{pid}/ns/mnt").st_ino == mounts or self._is_inside(pid):
-                    found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
-        return found
-
-    def _is_inside(self, pid: int) -> bool:
-        with contextlib.suppress(OSError):
-            return self._cgroup in Path(f"/proc/{pid}/cgroup").read_text()
-        return False
+        """See :class:`Leftovers`."""
+        return self.leftovers.processes()
 
     def cgroups(self) -> list[Path]:
-        """What was made for this node's pods, in every hierarchy (cgroup v1) or the one (v2); innermost first."""
-        tops = [Path("/sys/fs/cgroup", self._cgroup), *Path("/sys/fs/cgroup").glob(f"*/{self._cgroup}")]
-        inside = [path for top in tops for path in (top, *top.rglob("*")) if path.is_dir()]
-        return sorted(inside, reverse=True)
-
-    def force_away(self) -> None:
-        """End what a failed test has left running, and remove the namespaces and cgroups of its sandboxes."""
-        for pid, name in self.processes().items():
-            if name == "containerd-shim" or self._is_inside(pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + _PATIENCE
-        while any(self._is_inside(pid) for pid in self.processes()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for path in self.cgroups():
-            _remove_cgroup(path, deadline)
-        for name in os.listdir("/run/netns"):
-            if name.startswith("cni-"):
-                subprocess.run(["ip", "netns", "del", name], check=True)
-
-
-def _remove_cgroup(path: Path, deadline: float) -> None:
-    """Its last process is gone from /proc a moment before the kernel lets the directory go."""
-    while True:
-        try:
-            path.rmdir()
-        except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
+        """See :class:`Leftovers`."""
+        return self.leftovers.cgroups()
 
 
 @contextlib.contextmanager
@@ -228,7 +188,7 @@ def running(ns: Netns, root: Path, setup: Setup) -> Iterator[Node]:
         node = Node(ns, root, setup)
         undo.callback(lambda: node.daemon and node.end_daemon(signal.SIGKILL))
         node.start_daemon()
-        undo.callback(node.force_away)
+        undo.callback(node.leftovers.force_away)
         places = {"bin_dir": root / "bin", "conf_dir": root / "net.d"}
         node.runtime = undo.enter_context(containerd.running(root / "containerd", Path(ns.path), **places))
         undo.callback(_remove_sandboxes, node)

@@ -13,6 +13,7 @@ from tests.multus.multus_node import Lines
 from underlay.multus import config as multus
 from underlay.multus.autoconf import Autoconf
 from underlay.multus.daemon_file import Generation
+from underlay.multus.laid import Laid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -278,3 +279,45 @@ def test_a_directory_that_was_removed_and_made_again_is_taken_over_again(bench: 
     with pytest.raises(BlockingIOError):
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(held)
+
+
+def test_what_is_written_is_noted_first_and_a_changed_file_is_nobodys(bench: Bench) -> None:
+    state = bench.directory.parent / "state"
+    state.mkdir()
+    laid = Laid(str(state))
+    assert not laid.holds(str(bench.file))
+    bench.lay("10-calico.conf", CALICO)
+    generation = Generation(str(bench.directory), str(bench.directory))
+    autoconf = Autoconf(generation, bench.log, laid=laid)
+    bench.made.append(autoconf)
+    autoconf.look()
+    assert laid.holds(str(bench.file))
+    former = bench.file.read_bytes()
+    bench.lay("05-flannel.conflist", FLANNEL)
+    autoconf.look()
+    assert laid.holds(str(bench.file))
+    (elsewhere := state / bench.file.name).write_bytes(former)  # a daemon that was killed before it wrote the new one
+    assert laid.holds(str(elsewhere))
+    assert not laid.holds(str(bench.directory / "10-calico.conf"))
+    bench.file.write_text("{}")
+    assert not laid.holds(str(bench.file))
+
+
+def test_a_note_that_cannot_be_made_leaves_the_file_as_it_is(bench: Bench) -> None:
+    bench.lay("10-calico.conf", CALICO)
+    generation = Generation(str(bench.directory), str(bench.directory))
+    autoconf = Autoconf(generation, bench.log, laid=Laid(str(bench.directory / "none")))
+    bench.made.append(autoconf)
+    autoconf.look()
+    assert bench.written() is None
+
+
+def test_a_file_of_an_earlier_daemon_is_noted_too(bench: Bench, tmp_path: Path) -> None:
+    bench.lay("10-calico.conf", CALICO)
+    first = bench.autoconf()
+    first.look()
+    first.close()
+    second = Autoconf(Generation(str(bench.directory), str(bench.directory)), bench.log, laid=Laid(str(tmp_path)))
+    bench.made.append(second)
+    second.look()
+    assert Laid(str(tmp_path)).holds(str(bench.file))

@@ -1,4 +1,4 @@
-"""``underlay install`` and ``underlay uninstall``: the shim under the names of plugins in a CNI bin directory.
+"""``underlay install``: the shim under the names of plugins in a CNI bin directory, and how it is taken away again.
 
 One copy, hard-linked under every name. New files are first laid beside the old under hidden names, then renamed over
 them, so that a runtime finds a whole plugin at any time; a fault on the way puts every old file back.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 BUILT_IN = ("multus", "veth", "router", "macvlan", "ipvlan", "vlan", "sriov", "host-local", "static", "spiderpool")
+NAMES = (*BUILT_IN, "multus-shim")  # the last is multus, in files that Multus' own daemon has written
 DEFAULT_NAMES = ("multus", "veth", "router")
 DEFAULT_BIN_DIR = "/opt/cni/bin"
 DEFAULT_RUN_DIR = "/run/underlay"
@@ -27,7 +28,7 @@ KEPT = ".before-underlay"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the two commands; each sets ``run``, which takes the parsed arguments and returns the exit status."""
+    """Add the subcommand; it sets ``run``, which takes the parsed arguments and returns the exit status."""
     lay = subparsers.add_parser("install", help="lay the shim under the plugins' names into a CNI bin directory")
     lay.add_argument("--bin-dir", type=Path, default=Path(DEFAULT_BIN_DIR), help="default: %(default)s")
     lay.add_argument("--run-dir", default=DEFAULT_RUN_DIR, help="the daemon's run directory (default: %(default)s)")
@@ -35,23 +36,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     lay.add_argument("--force", action="store_true", help=f"replace others' plugins, kept as .NAME{KEPT}")
     lay.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(DEFAULT_NAMES)}")
     lay.set_defaults(run=run)
-    remove = subparsers.add_parser("uninstall", help="remove the shim from a CNI bin directory")
-    remove.add_argument("--bin-dir", type=Path, default=Path(DEFAULT_BIN_DIR), help="default: %(default)s")
-    remove.add_argument("names", nargs="*", metavar="NAME", help="default: every name that holds the shim")
-    remove.set_defaults(run=run_uninstall)
 
 
 def run(args: argparse.Namespace) -> int:
     """``underlay install``; raises UnderlayError."""
     names = BUILT_IN if args.all else tuple(args.names) or DEFAULT_NAMES
     for name, outcome in install(args.bin_dir, args.run_dir, names, force=args.force):
-        print(f"{outcome:15} {args.bin_dir / name}")
-    return 0
-
-
-def run_uninstall(args: argparse.Namespace) -> int:
-    """``underlay uninstall``; raises UnderlayError."""
-    for name, outcome in uninstall(args.bin_dir, tuple(args.names) or BUILT_IN):
         print(f"{outcome:15} {args.bin_dir / name}")
     return 0
 
@@ -86,12 +76,12 @@ def uninstall(bin_dir: Path, names: Sequence[str]) -> list[tuple[str, str]]:
         return done
     with _faults_named(f"cannot remove the shim from {bin_dir}"), _alone(bin_dir):
         for name in names:
-            target, kept = bin_dir / name, bin_dir / f".{name}{KEPT}"
-            holder = _holder(target)
+            target = bin_dir / name
+            holder, former = _holder(target), kept_as(target)
             if holder == "foreign":
                 continue
-            if os.path.lexists(kept):
-                kept.replace(target)
+            if os.path.lexists(former):
+                former.replace(target)
                 done.append((name, "put back"))
             elif holder == "ours":
                 target.unlink()
@@ -101,9 +91,14 @@ def uninstall(bin_dir: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     return done
 
 
+def kept_as(path: Path) -> Path:
+    """Where another's plugin lies meanwhile that the shim has taken the place of."""
+    return path.with_name(f".{path.name}{KEPT}")
+
+
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
-        if name not in BUILT_IN:
+        if name not in NAMES:
             raise InvalidConfig(f'"{name}" is no built-in plugin', hint=f"Built in are: {' '.join(BUILT_IN)}.")
     return tuple(dict.fromkeys(names))
 
@@ -149,7 +144,7 @@ def _link_over(bin_dir: Path, names: Sequence[str], source: Path, *, kept: froze
     with contextlib.ExitStack() as scratch, contextlib.ExitStack() as undo:
         for name in names:
             if name in kept:
-                _take(bin_dir / f".{name}{KEPT}", bin_dir / name, scratch, undo)
+                _take(kept_as(bin_dir / name), bin_dir / name, scratch, undo)
             _take(bin_dir / name, source, scratch, undo)
         undo.pop_all()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SUBCOMMANDS: Final = {
     "daemon": ("underlay.cli.daemon", "run the node's daemon"),
     "install": ("underlay.cli.install", "lay the CNI executables into a directory"),
-    "uninstall": ("underlay.cli.install", "take them away again"),
+    "uninstall": ("underlay.cli.uninstall", "take from the node what was laid on it"),
     "plugin": ("underlay.cli.plugin", "run one plugin as a plain CNI process, without the daemon"),
     "lab": ("underlay.cli.lab.command", "a node, a LAN and pods in namespaces, to see it work"),
     "networks": ("underlay.cli.networks", "look networks and pod manifests through before they are in force"),
@@ -28,6 +28,7 @@ _SUBCOMMANDS: Final = {
     "devices": ("underlay.cli.devices", "list SR-IOV NICs, their virtual functions, and the pods that have them"),
     "device-plugin": ("underlay.cli.device_plugin", "hand virtual functions to the kubelet, as resources"),
     "status": ("underlay.cli.status", "ask the daemon how it is"),
+    "doctor": ("underlay.cli.doctor", "look whether this node can attach pods"),
     "version": ("underlay.cli.version", "print the version"),
 }
 _EPILOG: Final = """\
@@ -35,6 +36,7 @@ examples:
   underlay install --bin-dir /opt/cni/bin      lay multus, veth and router for the container runtime
   underlay daemon                              serve them
   underlay status --wait 10                    wait until the daemon is ready
+  underlay doctor                              see what is missing on this node
   underlay networks lint deploy/               find what pods would fail on
   underlay lab                                 see pods on underlay networks, in namespaces only
   underlay COMMAND --help                      more on each

@@ -242,12 +242,13 @@ class Daemon:
         if not path:
             return None
         from underlay.daemon.follower import Follower  # most daemons have no such file
-        from underlay.multus import autoconf, daemon_file
+        from underlay.multus import autoconf, daemon_file, laid
 
         theirs = daemon_file.load(path)
         for warning in theirs.warnings:
             self._log("warn", f"{path}: {warning}")
-        keeping = autoconf.Autoconf(theirs.generation, self._log, notify=partial(source.node_event, "Warning"))
+        ours, notify = laid.Laid(self._settings.state_dir), partial(source.node_event, "Warning")
+        keeping = autoconf.Autoconf(theirs.generation, self._log, laid=ours, notify=notify)
         self._follower = Follower(keeping, self._log)
         return theirs.overrides
 
@@ -299,8 +300,10 @@ class Daemon:
             private_directory(f"{self._settings.run_dir}/spool")
             self._server.listen(self._workers.lend)
         except UnderlayError as error:
+            self._health.fault("socket", error.message)
             self._log("error", "socket is gone", path=self._server.path, error=error.message, hint=error.hint)
         else:
+            self._health.fault("socket", "")
             self._log("warn", "socket was gone, made anew", path=self._server.path)
 
     def _check_ledger(self) -> None:

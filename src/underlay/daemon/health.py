@@ -4,7 +4,7 @@
     NOTIFY_SOCKET                  READY=1, STOPPING=1 (sd_notify)
     health_address                 GET /healthz (alive), /readyz (serves ADD): 200 or 503 and the reason
 
-Ready means that ADD would be served; alive, that requests come to an end.
+Ready means that ADD would be served; alive, that requests come to an end, or that a new start would change nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ PLUGIN = "_health"
 State = Literal["starting", "ready", "stopping"]
 # A request that is this far past its deadline hangs in the kernel or in a bug; restarting may help.
 _HANGING_SECONDS = 60.0
+# Parts that a new start of the daemon's container mends: a mount whose directory was removed on the node.
+_MENDED_BY_A_START = frozenset({"socket"})
 _PROBE_SECONDS = 2.0
 
 
@@ -92,7 +94,7 @@ class Health:
             return Status(
                 state=self.state,
                 ready=self.state == "ready" and not faults,
-                alive=not hanging,
+                alive=not hanging and self._faults.keys().isdisjoint(_MENDED_BY_A_START),
                 faults=faults,
                 version=self._version,
                 pid=os.getpid(),

@@ -36,11 +36,13 @@ class Workers:
         self._ended = threading.Condition(self._lock)
         self._threads = 0
         self._lent = 0
+        self._started = False
         self._stopping = False
 
     def start(self) -> None:
         """Start the threads. RuntimeError when the kernel gives none."""
         threading.stack_size(_STACK)
+        self._started = True
         for _ in range(self._size):
             with self._lock:
                 self._threads += 1
@@ -48,10 +50,14 @@ class Workers:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """While the block runs, another thread may use this thread's slot. Called on a worker's thread only."""
+        """While the block runs, another thread may use this thread's slot.
+
+        Before :meth:`start` there is nothing yet that a stand-in could wait for: none is started.
+        """
         with self._lock:
             self._lent += 1
-            wanted = not self._stopping and self._threads - self._lent < self._size and self._threads < self._limit
+            serving = self._started and not self._stopping
+            wanted = serving and self._threads - self._lent < self._size and self._threads < self._limit
             self._threads += wanted
         try:
             if wanted:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from underlay.cni.config import NetworkConfig
     from underlay.kube.source import Log
     from underlay.multus.daemon_file import Generation
+    from underlay.multus.laid import Laid
 
 FILE: Final = "00-multus.conf"
 NETWORK: Final = "multus-cni-network"
@@ -57,7 +58,7 @@ class Autoconf:
     """Keeps one file in step. Used by one thread.
 
     ``notify(reason, message)`` hears what an operator should see, in the log and as an Event: reason is a CamelCase
-    word.
+    word. ``laid`` is where `underlay uninstall` looks up which file is ours.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class Autoconf:
         generation: Generation,
         log: Log,
         *,
+        laid: Laid | None = None,
         notify: Callable[[str, str], None] = lambda _reason, _message: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._generation = generation
         self._log = log
+        self._laid = laid
         self._notify = notify
         self._clock = clock
         self._lock = -1
@@ -181,6 +184,7 @@ class Autoconf:
         """
         there = self._there()
         if there == wanted:
+            self._note(wanted)
             self._written = wanted
             return None
         lost = self._written if there != self._written else b""
@@ -191,6 +195,7 @@ class Autoconf:
             if (left := self._put_back_at + self._pause - now) > 0:
                 return left
             self._put_back_at, self._pause = now, min(_LONGEST_PAUSE, max(1.0, self._pause * 2))
+        self._note(wanted)
         self._write(wanted)
         self._written, self._told = wanted, ""
         if lost:
@@ -206,6 +211,10 @@ class Autoconf:
             'other configurations, switch that off (Cilium: "cni-exclusive: false")'
         )
         self._notify("MultusConfigRestored", message)
+
+    def _note(self, content: bytes) -> None:
+        if self._laid is not None and content != self._written:
+            self._laid.note(self.path, content)
 
     def _there(self) -> bytes | None:
         try:

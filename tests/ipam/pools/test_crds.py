@@ -102,7 +102,7 @@ def test_schemas_are_structural_and_printed_columns_exist(kind: str) -> None:
         assert not ("properties" in node and "additionalProperties" in node)
         for name in node.get("required", ()):
             assert name in node["properties"]
-    for column in BY_KIND[kind]["spec"]["versions"][0]["additionalPrinterColumns"]:
+    for column in BY_KIND[kind]["spec"]["versions"][0].get("additionalPrinterColumns", ()):
         at = made
         for part in re.findall(r"\w+", column["jsonPath"].replace("[0]", "")):
             at = at["properties"][part]

@@ -1,0 +1,34 @@
+"""Ready and alive: what keeps a daemon from serving, and which of it a new start mends."""
+
+from __future__ import annotations
+
+import time
+
+from underlay.daemon.health import Health
+
+
+def verdict(health: Health) -> tuple[bool, bool]:
+    status = health.status()
+    return status.ready, status.alive
+
+
+def test_a_fault_of_a_part_ends_with_it_and_only_a_lost_socket_calls_for_a_new_start() -> None:
+    health = Health("1")
+    assert verdict(health) == (False, True)
+    health.state = "ready"
+    assert verdict(health) == (True, True)
+    for part, alive in (("ledger", True), ("kubernetes", True), ("socket", False)):
+        health.fault(part, "why")
+        assert verdict(health) == (False, alive)
+        assert health.status().faults == (f"{part}: why",)
+        health.fault(part, "")
+        assert verdict(health) == (True, True)
+
+
+def test_a_request_far_past_its_deadline_is_no_life() -> None:
+    health = Health("1")
+    health.state = "ready"
+    number = health.begin(time.monotonic() - 3600)
+    assert verdict(health) == (False, False)
+    health.end(number, failed=True)
+    assert verdict(health) == (True, True)
