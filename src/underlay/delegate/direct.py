@@ -73,7 +73,9 @@ def _network(engine: Engine, request: Request) -> NetworkConfig:
     if request.plugin not in engine.plugins:
         raise PluginMissing(f"plugin {request.plugin!r} is not built in")
     conf = parse_plugin(request.stdin)
-    return NetworkConfig(conf.version, conf.name, (replace(conf, type=request.plugin),))
+    if conf.type != request.plugin:
+        conf = replace(conf, type=request.plugin)
+    return NetworkConfig(conf.version, conf.name, (conf,))
 
 
 def _attachment(request: Request, network: str) -> Attachment:

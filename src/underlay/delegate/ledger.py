@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 State = Literal["adding", "added", "deleting"]
 _Key = tuple[str, str, str, str]  # container, owner, NIC, network
-_NOBODY: Final = ("", "", "", "")
 
 SCHEMA_VERSION: Final = 1
 COLUMNS: Final = (
@@ -106,6 +105,7 @@ class Ledger:
         self._ahead: Ahead | None = None  # also where its file cannot be opened: then SQLite itself is written
         self._keys: dict[int, _Key] = {}  # of each row, in the file that was opened as the number says
         self._numbers: dict[_Key, int] = {}
+        self._containers: dict[str, int] = {}  # how many rows each has
         self._last = 0
         self._known_of = -1
         self._encode = msgspec.json.Encoder().encode
@@ -158,9 +158,7 @@ class Ledger:
                 row.pod_namespace, row.pod_name, row.pod_uid, self._encode(entries).decode() + "\n" if entries else "",
             )  # fmt: skip
             self._write([(_BEGIN, values)])
-            self._last = number
-            self._keys[number] = key
-            self._numbers[key] = number
+            self._know(number, key)
             return number
 
     def record(self, row_id: int, entries: Sequence[msgspec.Struct]) -> None:
@@ -190,7 +188,7 @@ class Ledger:
             if not self._try_each("DELETE FROM attachment WHERE id = ?", wanted):
                 self._gone.update(wanted)
             for row_id in wanted:
-                self._numbers.pop(self._keys.pop(row_id, _NOBODY), None)
+                self._unknow(row_id)
 
     def remember_store(self, kind: str, place: str) -> None:
         """Note an IPAM store that was used: after a reboot its reservations are stale. Raises StateUnwritable."""
@@ -216,7 +214,7 @@ class Ledger:
     def may_know(self, container_id: str) -> bool:
         """False where no row can be of that container; costs a look into memory, for the many that are new."""
         with self._lock:
-            return not self._load() or any(key[0] == container_id for key in self._numbers)
+            return not self._load() or container_id in self._containers
 
     def rows(self) -> list[Row]:
         """Every row, oldest first."""
@@ -354,12 +352,27 @@ class Ledger:
             if db is None:
                 return False
             rows = db.execute("SELECT id, container_id, owner, ifname, network FROM attachment").fetchall()
-            self._keys = {number: tuple(key) for number, *key in rows}
-            self._numbers = {key: number for number, key in self._keys.items()}
-            self._last = max(self._last, *self._keys, 0)
+            self._keys, self._numbers, self._containers = {}, {}, {}
+            for number, *key in rows:
+                self._know(number, tuple(key))
             self._known_of = self._file.opened
             return True
         return False
+
+    def _know(self, number: int, key: _Key) -> None:
+        self._keys[number] = key
+        self._numbers[key] = number
+        self._containers[key[0]] = self._containers.get(key[0], 0) + 1
+        self._last = max(self._last, number)
+
+    def _unknow(self, number: int) -> None:
+        key = self._keys.pop(number, None)
+        if key is None:
+            return
+        self._numbers.pop(key, None)
+        self._containers[key[0]] -= 1
+        if not self._containers[key[0]]:
+            del self._containers[key[0]]
 
 
 def _in_memory() -> sqlite3.Connection:
