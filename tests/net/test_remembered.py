@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from underlay.net import link, remembered
+from underlay.net import remembered
 from underlay.net.netns import Namespace
 from underlay.net.remembered import Memory
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import Netns
-
-    from underlay.net.rtnl import Rtnl
 
 
 @pytest.fixture
@@ -127,101 +125,3 @@ def test_more_news_than_the_queue_holds_are_as_good_as_a_change(host: Netns, nod
     assert addresses(node) == {"172.18.0.11/16": "eth0", "10.99.0.1/32": "eth0"}
     host.batch("addr del 10.99.0.1/32 dev eth0")
     assert addresses(node) == {"172.18.0.11/16": "eth0"}
-
-
-def link_told(host: Netns) -> tuple[object, ...]:
-    """What ip says of eth0."""
-    told = host.link("eth0") or {}
-    return tuple(told.get(key) for key in ("ifindex", "ifname", "mtu", "address"))
-
-
-def link_known(ns: Namespace, name: str = "eth0") -> tuple[object, ...]:
-    known = remembered.link_named(ns, name)
-    return (None,) * 4 if known is None else (known.index, known.name, known.mtu, known.mac)
-
-
-@pytest.fixture
-def link_reads(node: Namespace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every single link that was asked for."""
-    seen: list[str] = []
-    get = link.get
-
-    def counting(rtnl: Rtnl, name: str) -> link.Link | None:
-        seen.append(name)
-        return get(rtnl, name)
-
-    monkeypatch.setattr(link, "get", counting)
-    return seen
-
-
-def test_a_link_is_read_once(host: Netns, node: Namespace, link_reads: list[str]) -> None:
-    assert link_known(node) == link_known(node) == link_told(host)
-    assert link_reads == ["eth0"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        ["link set eth0 mtu 1400"],
-        ["link set eth0 address 02:00:00:00:00:07"],
-        ["link set eth0 down", "link set eth0 name uplink"],
-        ["link del eth0"],
-        ["link del eth0", "link add eth0 type bridge"],
-        ["link set eth0 down", "link set eth0 name uplink", "link add eth0 type bridge"],
-    ],
-)
-def test_a_changed_link_is_read_anew(host: Netns, node: Namespace, change: list[str]) -> None:
-    before = link_known(node)
-    host.batch(*change)
-    assert link_known(node) == link_told(host) != before
-
-
-@pytest.mark.parametrize("mtus", [(1400, 1500), (1400, 1400, 1300)])
-def test_a_link_that_changes_time_and_again_is_never_taken_for_what_it_was(
-    host: Netns, node: Namespace, mtus: tuple[int, ...]
-) -> None:
-    for mtu in mtus * 2:
-        host.batch(f"link set eth0 mtu {mtu}")
-        assert link_known(node) == link_told(host)
-        assert link_known(node)[2] == mtu
-
-
-def test_macvlans_that_come_and_go_on_a_link_cost_no_read(
-    host: Netns, node: Namespace, pod: Netns, link_reads: list[str]
-) -> None:
-    host.batch("link add port type veth peer name other", "link set port up", "link set other up")
-    for n in range(10):
-        assert link_known(node, "port")[1] == "port"
-        host.batch(f"link add link port name net{n} netns {pod.name} type macvlan mode bridge")
-        if n % 2:
-            pod.batch(f"link del net{n}")
-    assert len(link_reads) <= 3  # the first news are compared with nothing, and the carrier comes a moment later
-    host.batch("link set port mtu 1400")
-    assert link_known(node, "port")[2] == 1400
-
-
-def test_a_link_that_left_for_another_namespace_is_gone(host: Netns, node: Namespace, pod: Netns) -> None:
-    host.batch("link add net1 type veth peer name net1-end")
-    assert link_known(node, "net1") != (None,) * 4
-    host.batch(f"link set net1 netns {pod.name}")
-    assert link_known(node, "net1") == (None,) * 4
-
-
-def test_an_alternative_name_is_known_as_long_as_it_is_there(host: Netns, node: Namespace) -> None:
-    host.batch("link property add dev eth0 altname wire")
-    assert link_known(node, "wire") == link_told(host)
-    host.batch("link property del dev eth0 altname wire")
-    assert link_known(node, "wire") == (None,) * 4
-
-
-def test_a_link_that_is_missing_is_looked_for_every_time(host: Netns, node: Namespace) -> None:
-    assert link_known(node, "late") == (None,) * 4
-    host.batch("link add late type bridge")
-    assert link_known(node, "late") != (None,) * 4
-
-
-def test_other_links_are_passed_over(host: Netns, node: Namespace, link_reads: list[str]) -> None:
-    link_known(node)
-    host.batch("link add other type bridge", "link set other up mtu 1400", "link del other")
-    assert link_known(node) == link_told(host)
-    assert link_reads == ["eth0"]

@@ -21,7 +21,6 @@ from underlay.net.netlink import (
     NLM_F_EXCL,
     Message,
     attribute,
-    attribute_list,
     attribute_text,
     attribute_u32,
     attributes,
@@ -53,12 +52,9 @@ IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
 IFLA_MTU = 4
 IFLA_LINK = 5
-IFLA_STATS = 7
 IFLA_MASTER = 10
 IFLA_IFALIAS = 20
 IFLA_VFINFO_LIST = 22
-IFLA_STATS64 = 23
-IFLA_AF_SPEC = 26
 IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
 IFLA_EXT_MASK = 29
@@ -68,7 +64,6 @@ IFLA_PARENT_DEV_NAME = 56
 
 _RTEXT_FILTER_VF = 1 << 0
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
-_COUNTING = frozenset((IFLA_STATS, IFLA_STATS64, IFLA_AF_SPEC))  # the last of ICMPv6
 _IFNAMSIZ = 16
 _ALTIFNAMSIZ = 128
 
@@ -138,34 +133,6 @@ def parse(body: bytes) -> Link:
         device=text(told.get(IFLA_PARENT_DEV_NAME, b"")),
         vfs=parse_vfs(vfs) if vfs else (),
     )
-
-
-def index_told(body: bytes) -> int:
-    """The index in the body of an RTM_NEWLINK or RTM_DELLINK. Raises Malformed."""
-    return fixed(IFINFOMSG, body)[2]
-
-
-class Told:
-    """The body of an RTM_NEWLINK that the kernel sent unasked; it counts packets, too, in places of their own."""
-
-    __slots__ = ("_body", "_constant")
-
-    def __init__(self, body: bytes) -> None:
-        """Raises Malformed."""
-        self._body = body
-        self._constant: list[slice] = []
-        start, at = 0, IFINFOMSG.size
-        for kind, payload in attribute_list(body, at):
-            end = at + (len(payload) + 7 & -4)
-            if kind in _COUNTING:
-                self._constant.append(slice(start, at))
-                start = end
-            at = end
-        self._constant.append(slice(start, None))
-
-    def again(self, body: bytes) -> bool:
-        """Whether another one says the same, what was counted aside."""
-        return all(body[part] == self._body[part] for part in self._constant)
 
 
 # A parent's answer has fifty attributes, and is the same for every pod.

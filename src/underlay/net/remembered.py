@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from underlay.net.addr import Addr
     from underlay.net.netns import Namespace
 
-_GROUPS: Final = (1, 5, 9, 24)  # RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_NETCONF
+_GROUPS: Final = (5, 9, 24)  # RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_NETCONF
 _EVENT_SPACE: Final = 8 << 10
 _SCOPE: Final = HEADER.size + 3  # struct ifaddrmsg: family, prefix length, flags, scope
 _FAMILIES: Final = {4: AF_INET, 6: AF_INET6}
@@ -44,8 +44,6 @@ class Memory:
         self._socket: socket.socket | None = None
         self._addresses: dict[tuple[int, ...], Owners] = {}
         self._rp_filter: dict[int, dict[netconf.Key, int]] = {}
-        self._links: dict[str, link.Link] = {}  # by the name, or alternative one, that was asked for
-        self._told: dict[int, link.Told] = {}  # by index
 
     def close(self) -> None:
         """Close the socket."""
@@ -73,17 +71,6 @@ class Memory:
                 known = self._rp_filter[value] = netconf.rp_filter_other_than(ns.rtnl, value)
             return known
 
-    def link_named(self, ns: Namespace, name: str) -> link.Link | None:
-        """See :func:`link_named`."""
-        with self._lock:
-            self._hear(ns)
-            known = self._links.get(name)
-            if known is None:
-                known = link.get(ns.rtnl, name)
-                if known is not None:
-                    self._links[name] = known
-            return known
-
     def _hear(self, ns: Namespace) -> None:
         """Forget what the news are about. They come before a read, so what changes after that will be heard."""
         while True:
@@ -102,8 +89,6 @@ class Memory:
             if kind in (addr.RTM_NEWADDR, addr.RTM_DELADDR):
                 if news[_SCOPE] == addr.SCOPE_GLOBAL:
                     self._addresses.clear()
-            elif kind in (link.RTM_NEWLINK, link.RTM_DELLINK):
-                self._hear_link(kind, news[HEADER.size :])
             elif kind == netconf.RTM_NEWNETCONF:
                 self._hear_setting(netconf.told(news[HEADER.size :]))
 
@@ -118,25 +103,10 @@ class Memory:
         for families in [families for families, (_, names) in self._addresses.items() if device in names]:
             del self._addresses[families]
 
-    def _hear_link(self, kind: int, body: bytes) -> None:
-        """A device of another name, MTU, …, or gone; or, each time a macvlan is put on it, the same as ever."""
-        index = link.index_told(body)
-        names = [name for name, known in self._links.items() if known.index == index]
-        if not names:
-            return
-        told = self._told.get(index)
-        if kind == link.RTM_NEWLINK and told is not None and told.again(body):
-            return
-        self._told[index] = link.Told(body)
-        for name in names:
-            del self._links[name]
-
     def _listen(self, ns: Namespace) -> None:
         """From now on; what was known before is as good as nothing."""
         self._addresses.clear()
         self._rp_filter.clear()
-        self._links.clear()
-        self._told.clear()
         try:
             with ns.entered():
                 self._socket = connect()
@@ -158,11 +128,6 @@ def rp_filter_other_than(ns: Namespace, value: int) -> dict[netconf.Key, int]:
     if ns.memory is not None:
         return ns.memory.rp_filter_other_than(ns, value)
     return netconf.rp_filter_other_than(ns.rtnl, value)
-
-
-def link_named(ns: Namespace, name: str) -> link.Link | None:
-    """:func:`link.get`, but that the carrier (IFF_LOWER_UP) may be of a moment ago. Raises KernelError."""
-    return ns.memory.link_named(ns, name) if ns.memory is not None else link.get(ns.rtnl, name)
 
 
 def _read_addresses(ns: Namespace, families: Collection[int]) -> Owners:

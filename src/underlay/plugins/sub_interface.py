@@ -15,7 +15,7 @@ from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from underlay.errors import CheckFailed, InvalidConfig, KernelError, NotAvailable, ParentMissing
-from underlay.net import link, remembered, route
+from underlay.net import link, route
 from underlay.net.undo import DropLink
 from underlay.plugins import own_nic
 
@@ -242,7 +242,7 @@ def find_parent(master: str, where: Namespace, *, in_pod: bool) -> link.Link:
     """The NIC to build on, that of the default route for ""; raises ParentMissing."""
     place = "in the pod" if in_pod else "on this node"
     if master:
-        found = remembered.link_named(where, master)
+        found = link.get(where.rtnl, master)
         if found is None:
             raise ParentMissing(f'"master" {master[:60]!r} does not exist {place}')
         return found
