@@ -90,4 +90,5 @@ def lay(fuse: Fuse) -> None:
         setattr(Ledger, name, fuse.after(getattr(Ledger, name)))
     Ahead.fold = fuse.after(Ahead.fold)  # type: ignore[method-assign]
     Journal._commit = fuse.after(Journal._commit)  # type: ignore[method-assign]
+    store.rename_new = fuse.after(store.rename_new)
     sysctl.os = store.os = info_file.os = _Os(fuse)  # type: ignore[attr-defined]

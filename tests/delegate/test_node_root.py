@@ -106,7 +106,7 @@ def test_host_local_keeps_its_reservations_in_the_nodes_directory(node: NodeRoot
     plugin.delete(conf, holder, deadline=soon())
     plugin.add(conf, holder, {}, record=recorded.append, deadline=soon())
     plugin.gc(conf, Keep(), deadline=soon())
-    assert sorted(os.listdir(node.path / "data/networks/n")) == ["last_reserved_ip.0", "lock"]
+    assert sorted(os.listdir(node.path / "data/networks/n")) == [".spare-0", "last_reserved_ip.0", "lock"]
 
 
 def test_device_information_files_are_the_nodes(bench: Bench, node: NodeRoot, pod: Netns, log: Log) -> None:

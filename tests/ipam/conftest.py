@@ -65,7 +65,7 @@ class Network:
         return {
             path.name: path.read_bytes().decode()
             for path in self.directory.iterdir()
-            if path.name != "lock" and not path.name.startswith("last_reserved_ip.")
+            if path.name != "lock" and not path.name.startswith(("last_reserved_ip.", ".spare-"))
         }
 
 

@@ -488,3 +488,63 @@ def test_any_order_of_adds_and_deletes_keeps_addresses_apart(new_network, acts):
             held.pop(container, None)
         if net.directory.exists():
             assert net.reserved() == {address: f"{name}\r\neth0" for name, address in held.items()}
+
+
+def spares(net):
+    return sorted(path for path in net.directory.iterdir() if path.name.startswith(".spare-"))
+
+
+def test_the_file_of_a_former_reservation_is_used_again(net):
+    net.add("c1")
+    inode = (net.directory / "10.1.0.2").stat().st_ino
+    net.delete("c1")
+    (spare,) = spares(net)
+    assert spare.read_bytes().strip() == b""  # no plugin takes it for somebody's
+    assert net.address("c2", "net1") == "10.1.0.3"
+    assert (net.directory / "10.1.0.3").stat().st_ino == inode
+    assert net.reserved() == {"10.1.0.3": "c2\r\nnet1"}
+    assert spares(net) == []
+
+
+def test_a_shorter_holder_leaves_nothing_of_a_longer_one(net):
+    net.add("a-long-name-of-a-container", "interface0")
+    net.delete("a-long-name-of-a-container", "interface0")
+    net.add("c", "e")
+    assert (net.directory / "10.1.0.3").read_bytes() == b"c\r\ne"
+
+
+def test_no_more_files_are_kept_than_a_node_soon_needs(net):
+    for n in range(store._SPARES + 5):
+        net.add(f"c{n}")
+    for n in range(store._SPARES + 5):
+        net.delete(f"c{n}")
+    assert len(spares(net)) == store._SPARES
+    assert net.reserved() == {}
+
+
+def test_spare_files_that_somebody_removed_are_not_missed(net):
+    for n in range(3):
+        net.add(f"c{n}")
+    for n in range(3):
+        net.delete(f"c{n}")
+    for path in spares(net)[1:]:
+        path.unlink()
+    assert [net.address(f"d{n}") for n in range(3)] == ["10.1.0.5", "10.1.0.6", "10.1.0.7"]
+    assert len(net.reserved()) == 3
+
+
+def test_a_spare_file_does_not_take_an_address_that_is_taken(net):
+    net.add("c1")
+    net.delete("c1")
+    (net.directory / "10.1.0.3").write_text("other\r\neth0")
+    assert net.address("c2") == "10.1.0.4"
+    assert net.reserved() == {"10.1.0.3": "other\r\neth0", "10.1.0.4": "c2\r\neth0"}
+
+
+def test_where_the_file_system_knows_no_such_rename_files_are_made_anew(net, monkeypatch):
+    monkeypatch.setattr(store, "_renameat2", None)
+    for n in range(3):
+        net.add(f"c{n}")
+        net.delete(f"c{n}")
+    assert net.address("d") == "10.1.0.5"
+    assert net.reserved() == {"10.1.0.5": "d\r\neth0"}
