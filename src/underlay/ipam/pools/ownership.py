@@ -179,6 +179,7 @@ class Ownership:
                 self._shares[key] = now
             self.growth += 1
             self._refresh({})
+            self.changed.notify_all()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
