@@ -12,7 +12,7 @@ from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import seek
 from underlay.ipam.pools.block import StoreRefuses, Want, key_of
 from underlay.ipam.pools.journal import Journal
-from underlay.ipam.pools.lease import KEPT, RESERVED
+from underlay.ipam.pools.lease import HELD, KEPT, RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -528,6 +528,30 @@ def test_a_node_that_has_lost_its_file_believes_what_it_reported_of_pods_of_this
             made.dead(one, f"q{n}")
         one.start()
         assert len({one.add(f"r{n}").shown for n in range(16)}) == 16
+
+
+@pytest.mark.parametrize(("keeper", "state"), [(DB, [KEPT]), ("", [])])
+def test_what_had_ended_when_a_node_was_killed_is_not_held_again_because_of_an_old_report(
+    keeper: str, state: list[str]
+) -> None:
+    """It died while it gave the address up, and its last report is of before; others have written the block since."""
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("other")
+        address = one.add("p", keeper=keeper).address
+        made.time.sleep(5)
+        key, truth = key_of(address), made.api.truth
+        one.delete("p")
+        one.ownership.withhold(key, [address.value])
+        one.leases.drop([lease for lease in one.leases.everything() if lease.state == KEPT])
+        one.kill()
+        truth.swap(truth.get(key), seek.wanting(truth.get(key), [address.value], Want("two", keeper)))
+        one.start()
+        assert [lease.state for lease in one.leases.everything()] == [HELD, *state]
+        assert until(two, "q", keeper) == text(*address)
+        made.time.sleep(5)
+        assert [lease.container_id for lease in one.leases.everything()] == ["other"]
+        made.check()
 
 
 def test_a_block_that_somebody_deletes_is_owned_again_by_those_who_use_it() -> None:
