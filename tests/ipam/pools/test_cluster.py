@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.ipam.pools.rollout import roll_out
 from tests.ipam.pools.simulation import World, world
 
 from underlay.cni.address import Address
@@ -81,30 +81,19 @@ def test_ten_nodes_with_100_pods_each_get_all_of_1000_addresses(seed: int) -> No
     assert max(phase.writes for phase in phases) <= 300
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_thousand_pods_made_again_elsewhere_get_all_of_1000_addresses(seed: int) -> None:
-    """As a rollout does it: not as many on each node as before."""
-    chance = random.Random(seed)
-    with world(seed, a=["10.0.0.1-10.0.3.232"]) as made:
-        names = [f"node-{n}" for n in range(10)]
-        for name in names:
-            made.node(name)
-        at = {f"p{n}": names[n % 10] for n in range(1000)}
-        made.on_all(20, {name: [partial(made.nodes[name].add, pod) for pod in at if at[pod] == name] for name in names})
-        made.time.sleep(5)
-        after = dict(zip(at, chance.sample([chance.choice(names) for _ in at], 1000), strict=True))
+@pytest.mark.parametrize("even", [True, False], ids=["as-many-on-each", "by-chance"])
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_a_thousand_pods_made_again_on_other_nodes_get_all_of_1000_addresses(seed: int, even: bool) -> None:
+    seen = roll_out(seed, 10, 1000, ["10.0.0.1-10.0.3.232"], even=even)
+    assert seen.seconds <= 5
+    assert seen.writes <= 300
 
-        def move(pod: str) -> None:
-            made.nodes[at[pod]].delete(pod)
-            made.nodes[after[pod]].add(f"{pod}-again")
 
-        made.api.truth.writes.clear()
-        work = {name: [partial(move, pod) for pod in after if after[pod] == name] for name in names}
-        assert made.on_all(20, work) <= 6
-        made.time.sleep(10)
-        assert made.api.truth.writes.total() <= 600
-        assert len(made.users) == 1000
-        made.check()
+def test_what_takes_longer_is_reported_more_often() -> None:
+    """Pods that are gone for half a second on average: each node reports every second where anything has changed."""
+    seen = roll_out(1, 10, 1000, ["10.0.0.1-10.0.3.232"], even=False, gone=1.0)
+    assert seen.seconds <= 5
+    assert seen.writes <= 400
 
 
 @pytest.mark.parametrize("pods", [[10, 30, 200, 60], [200, 5, 5, 90], [1, 1, 1, 297]])

@@ -6,6 +6,8 @@ After every step no address has two users, and what a node may hand out it owns;
 from __future__ import annotations
 
 import contextlib
+from functools import partial
+from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -14,6 +16,9 @@ from tests.ipam.pools.simulation import World
 
 from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools.lease import HELD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NODES = st.sampled_from(["one", "two", "three"])
 KEEPERS = st.sampled_from(["", "", "StatefulSet/default/db-0", "StatefulSet/default/db-1"])
@@ -58,6 +63,24 @@ class Cluster(RuleBasedStateMachine):
         name, _ = self.pods.pop(container)
         for _ in range(times):
             self.made.nodes[name].delete(container)
+
+    @precondition(lambda self: self.pods)
+    @rule(data=st.data(), count=st.integers(1, 12), pools=POOLS)
+    def make_again_elsewhere(self, data: st.DataObject, count: int, pools: list[str]) -> None:
+        """All at once, as a rollout does it: who waits is served by what ends on its node, or by another."""
+
+        def make_again(before: str, container: str, after: str, again: str) -> None:
+            self.made.nodes[before].delete(container)
+            with contextlib.suppress(NoAddressLeft, TryAgain):
+                self.pods[again] = after, self.made.nodes[after].add(again, pools, seconds=5.0).shown
+
+        work: dict[str, list[Callable[[], None]]] = {name: [] for name in self.made.nodes}
+        for container in data.draw(st.permutations(sorted(self.pods)))[:count]:
+            before, _ = self.pods.pop(container)
+            after = data.draw(NODES)
+            self.count += 1
+            work[after].append(partial(make_again, before, container, after, f"c{self.count}"))
+        self.made.on_all(6, work)
 
     @rule(name=NODES)
     def delete_a_stranger(self, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.ipam.pools.simulation import Killed, world
@@ -10,9 +10,9 @@ from tests.ipam.pools.simulation import Killed, world
 from underlay.cni.address import text
 from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import seek
-from underlay.ipam.pools.block import Want, key_of
+from underlay.ipam.pools.block import StoreRefuses, Want, key_of
 from underlay.ipam.pools.journal import Journal
-from underlay.ipam.pools.lease import KEPT, RESERVED
+from underlay.ipam.pools.lease import HELD, KEPT, RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -167,6 +167,129 @@ def test_who_waits_for_another_node_lends_its_place_to_those_who_are_waited_for(
         one.delete("k")
         made.time.join(task)
         assert (got, two.lent) == ([first, kept], 0)
+
+
+# -- who waits ---------------------------------------------------------------------------------------------------------
+
+
+def waiting(node: SimNode, container: str, after: float = 0.3) -> list[tuple[str, float]]:
+    """Where the address of an ADD that has waited for ``after`` seconds will be, and when it came."""
+    got: list[tuple[str, float]] = []
+    node.world.time.start(lambda: got.append((node.add(container).shown, node.world.time.now)))
+    node.world.time.sleep(after)
+    assert got == []
+    return got
+
+
+def test_who_waits_gets_what_the_node_s_own_pods_give_back_at_once_and_without_a_request() -> None:
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one = made.node("one")
+        addresses = {name: one.add(name).shown for name in ("p", "q")}
+        made.time.sleep(5)
+        writes = made.api.truth.writes.total()
+        first, second = waiting(one, "r"), waiting(one, "s")
+        given_back: dict[str, float] = {}
+        for name in ("q", "p"):
+            one.delete(name)
+            given_back[addresses[name]] = made.time.now
+            made.time.sleep(0.2)
+        assert dict([*first, *second]) == given_back
+        assert made.api.truth.writes.total() == writes
+
+
+def test_what_is_given_back_after_the_look_and_before_the_wait_is_not_missed() -> None:
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one = made.node("one")
+        address = one.add("p").shown
+        one.add("q")
+        made.time.sleep(5)
+        more, now = one.blocks.more, made.time.now
+
+        def just_before(*args: Any, patient: bool) -> bool:
+            if patient:
+                one.delete("p")
+            return more(*args, patient=patient)
+
+        one.blocks.more = just_before  # type: ignore[method-assign]
+        assert (one.add("r").shown, made.time.now) == (address, now)
+
+
+def test_who_waits_gets_what_another_add_leaves() -> None:
+    """One that has its IPv4 address and no IPv6 one, or whose file cannot be written."""
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one = made.node("one")
+        who = one.add("p")
+        pending = one.leases.take([made.catalogue.pools["a"]], who._replace(container_id="q"), made.time.now + 9)
+        got = waiting(one, "r")
+        one.leases.abandon([pending])
+        made.time.sleep(0.001)
+        assert [shown for shown, _ in got] == [pending.shown]
+        made.time.sleep(5)
+        assert {at.container_id for block in made.api.truth.blocks.values() for at in block.leases.values()} == {
+            "p", "r"
+        }  # fmt: skip
+
+
+def test_who_waits_gets_what_could_not_be_handed_over() -> None:
+    """The API server refuses the write; until it has, the address is nobody's to take."""
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        address = one.add("p").shown
+        one.add("q")
+        made.time.sleep(5)
+        one.delete("p")
+        made.time.sleep(2)
+
+        def refuse(*_: Any) -> Block:
+            made.time.sleep(0.5)
+            raise StoreRefuses("forbidden")
+
+        one.store.swap = refuse  # type: ignore[method-assign]
+        made.time.start(lambda: until(two, "r", seconds=9.0))
+        made.time.sleep(0.1)
+        got = waiting(one, "s")
+        made.time.sleep(0.2)
+        assert [shown for shown, _ in got] == [address]
+        assert made.owners()[one.leases.everything()[0].address] == "one"
+
+
+def test_an_address_comes_to_who_waits_on_its_node_before_it_is_handed_over() -> None:
+    with world(a=["10.0.0.1-10.0.0.3"]) as made:
+        one, two = made.node("one"), made.node("two")
+        addresses = [one.add(f"p{n}").shown for n in range(3)]
+        made.time.sleep(5)
+        one.delete("p0")
+        made.time.sleep(2)
+        assert one.add("q").shown == addresses[0]  # reported to be free for a second yet
+        got = waiting(one, "r", 0.1)
+        asking = waiting(two, "s", 0.2)
+        one.delete("p1")
+        made.time.sleep(0.1)
+        assert [shown for shown, _ in got] == [addresses[1]]
+        assert asking == []
+        made.check()
+
+
+def test_what_others_of_the_node_give_back_makes_no_wait_longer() -> None:
+    """Who finds nothing in a full pool hears of it as soon, however many pods of another pool come and go."""
+    with world(a=["10.0.0.1-10.0.0.2"], b=["10.0.1.1-10.0.1.40"]) as made:
+        one = made.node("one")
+        one.add("p")
+        one.add("q")
+        made.time.sleep(5)
+
+        def come_and_go() -> None:
+            for n in range(60):
+                one.add(f"r{n}", ["b"])
+                made.time.sleep(0.1)
+                one.delete(f"r{n}")
+
+        task = made.time.start(come_and_go)
+        began = made.time.now
+        with pytest.raises(NoAddressLeft):
+            one.add("s", ["a"])
+        assert made.time.now - began < 2
+        made.time.join(task)
 
 
 # -- rest --------------------------------------------------------------------------------------------------------------
@@ -405,6 +528,30 @@ def test_a_node_that_has_lost_its_file_believes_what_it_reported_of_pods_of_this
             made.dead(one, f"q{n}")
         one.start()
         assert len({one.add(f"r{n}").shown for n in range(16)}) == 16
+
+
+@pytest.mark.parametrize(("keeper", "state"), [(DB, [KEPT]), ("", [])])
+def test_what_had_ended_when_a_node_was_killed_is_not_held_again_because_of_an_old_report(
+    keeper: str, state: list[str]
+) -> None:
+    """It died while it gave the address up, and its last report is of before; others have written the block since."""
+    with world(a=["10.0.0.1-10.0.0.2"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("other")
+        address = one.add("p", keeper=keeper).address
+        made.time.sleep(5)
+        key, truth = key_of(address), made.api.truth
+        one.delete("p")
+        one.ownership.withhold(key, [address.value])
+        one.leases.drop([lease for lease in one.leases.everything() if lease.state == KEPT])
+        one.kill()
+        truth.swap(truth.get(key), seek.wanting(truth.get(key), [address.value], Want("two", keeper)))
+        one.start()
+        assert [lease.state for lease in one.leases.everything()] == [HELD, *state]
+        assert until(two, "q", keeper) == text(*address)
+        made.time.sleep(5)
+        assert [lease.container_id for lease in one.leases.everything()] == ["other"]
+        made.check()
 
 
 def test_a_block_that_somebody_deletes_is_owned_again_by_those_who_use_it() -> None:

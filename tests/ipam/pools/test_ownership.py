@@ -18,7 +18,7 @@ from underlay.ipam.pools.block import Block, Key, StoreUnreachable
 from underlay.ipam.pools.journal import COLUMNS, Journal
 from underlay.ipam.pools.lease import HELD, Lease, row
 from underlay.ipam.pools.leases import Leases
-from underlay.ipam.pools.owned import OwnedBlocks
+from underlay.ipam.pools.owned import GATHER_SECONDS, OwnedBlocks
 from underlay.ipam.pools.ownership import Ownership
 from underlay.ipam.pools.surroundings import Catalogue
 from underlay.ipam.pools.upkeep import Upkeep
@@ -120,6 +120,25 @@ def test_adds_that_wait_share_one_request(start: Callable[..., Daemon], monkeypa
         thread.join(10)
     assert len(node.leases.everything()) == 12
     assert len(requests) <= 2  # one for all, and perhaps the first of those in advance
+
+
+def test_adds_that_wait_take_what_is_given_back_meanwhile(start: Callable[..., Daemon]) -> None:
+    """Each in its turn, and sooner than any other node could have been asked."""
+    node = start("one", "10.0.0.1-10.0.0.8")
+    for n in range(8):
+        node.add(f"c{n}")
+    got: list[Lease] = []
+    threads = [threading.Thread(target=lambda n=n: got.append(node.add(f"d{n}"))) for n in range(8)]  # type: ignore[misc]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    began = time.monotonic()
+    for n in range(8):
+        assert node.leases.release(f"c{n}", "eth0")
+    for thread in threads:
+        thread.join(10)
+    assert time.monotonic() - began < GATHER_SECONDS
+    assert len({lease.address for lease in got}) == 8
 
 
 def test_what_is_not_written_is_not_given_up(start: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,6 @@ class Leases:
         self._catalogue: Catalogue | None = None
         self._pools: Sequence[Pool] = ()
         self._reserved: Mapping[int, Intervals] = {4: (), 6: ()}
-        self._generation = 0  # of what the spaces may hand out
         self._spaces = {4: Space[Lease](rest), 6: Space[Lease](rest)}
         self._index = Index()
         self._resting: list[tuple[float, Lease]] = []
@@ -163,9 +162,9 @@ class Leases:
             for lease in leases:
                 self._index.add(lease)
             self._left(leaving)
-        self._blocks.touched([*leases, *stale])
+        self._blocks.touched([*leases, *stale], freed=bool(stale))
 
-    def abandon(self, leases: Iterable[Lease]) -> None:
+    def abandon(self, leases: Sequence[Lease]) -> None:
         """Undo :meth:`take`: a kept address is kept again, another is free and need not rest."""
         with self._lock:
             for lease in leases:
@@ -177,6 +176,7 @@ class Leases:
                     space.put(lease.value, kept)
                 else:
                     space.give_back(lease.value, lease.pool, self._monotonic(), rested=True)
+        self._blocks.touched(leases, freed=True)
 
     def set_aside(self, lease: Lease, mac: str, seconds: float) -> None:
         """A host outside uses the address of this pending lease: nobody is to get it for that time."""
@@ -284,7 +284,6 @@ class Leases:
 
     def _configure(self) -> None:
         """To be called with the lock."""
-        self._generation += 1
         for family, space in self._spaces.items():
             pools = [pool for pool in self._pools if pool.family == family]
             reserved = self._reserved[family]
@@ -310,16 +309,17 @@ class Leases:
 
     def _take_from(self, pool: Pool, who: Lease, deadline: float, patient: bool) -> Lease | None:
         space = self._spaces[pool.family]
-        while True:
+
+        def take() -> Lease | None:
             with self._lock:
                 value = space.take(pool.name, who, self._monotonic())
-                if value is not None:
-                    lease = who._replace(address=Address(pool.family, value), pool=pool.name)
-                    space.put(value, lease)
-                    return lease
-                generation, usable = self._generation, self._usable(pool)
-            if generation == self._generation and not self._blocks.more(usable, deadline, patient=patient):
-                return None
+                if value is None:
+                    return None
+                lease = who._replace(address=Address(pool.family, value), pool=pool.name)
+                space.put(value, lease)
+                return lease
+
+        return take() or self._blocks.more(self._usable(pool), take, deadline, patient=patient)
 
     def _superseded(self, lease: Lease, among: Sequence[Lease]) -> list[Lease]:
         """What was kept for the lease's keeper and NIC in its family and is not used by this ADD: it has moved."""
@@ -340,7 +340,7 @@ class Leases:
             raise
         with self._lock:
             self._left(leaving)
-        self._blocks.touched([before for before, _ in leaving])
+        self._blocks.touched([before for before, _ in leaving], freed=True)
         return [before for before, _ in leaving]
 
     def _leaving(self, leases: Iterable[Lease], afterwards: Callable[[Lease], State]) -> list[tuple[Lease, Lease]]:

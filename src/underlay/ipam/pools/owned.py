@@ -3,6 +3,7 @@
     free addresses are known     swap ─▶ owned             409: read it, take the next block
     others report some free      want them, and wait       ─▶ owned │ refused: the next │ no answer: TryAgain
     all are in use               NoAddressLeft             once what may just have been given back is reported too
+    given back here meanwhile    taken                     whatever else is waited for
 
 Of the pools of an ADD each is asked before any is waited for.
 """
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.objects import Pool
     from underlay.ipam.pools.ownership import Ownership
 
+    Take = Callable[[], Lease | None]
+
 PATIENCE: Final = 5.0  # seconds that an ADD waits for other nodes, per pool
 _ANSWER: Final = 1.0  # a want that is not answered by then: others are asked too
 GATHER_SECONDS: Final = 1.0  # leases that change are reported together after that
@@ -42,10 +45,14 @@ _REFUSED: Final = 10.0  # seconds that an address which was refused is not asked
 
 
 class _Patience(NamedTuple):
-    """Until when an ADD waits, monotonic: for the answers of others, and for news that anything is free at all."""
+    """Until when an ADD waits, monotonic: for the answers of others, and for news that anything is free at all; anew
+    whenever something came from others, which ``growth`` counts.
+    """
 
     answers: float
     news: float
+    patient: bool
+    growth: int
 
 
 class OwnedBlocks:
@@ -75,10 +82,12 @@ class OwnedBlocks:
         """What the node owns of the pool."""
         return intervals.common(pool.ranges, self._own.owned(pool.family))
 
-    def more(self, pool: Pool, deadline: float, *, patient: bool = False) -> bool:
-        """Own more, by one's own request or by that of another ADD which is under way. Raises TryAgain."""
+    def more(self, pool: Pool, take: Take, deadline: float, *, patient: bool = False) -> Lease | None:
+        """Own more, by one's own request or by that of another ADD which is under way, or take what the node's own pods
+        give back meanwhile, whichever comes first. Raises TryAgain.
+        """
         with self._blocking():
-            return self._more(pool, deadline, patient)
+            return self._more(pool, take, deadline, patient)
 
     def elsewhere(self, pools: Sequence[Pool], who: Lease, deadline: float) -> bool:
         """Have what is kept for ``who`` handed over. Raises TryAgain."""
@@ -101,18 +110,19 @@ class OwnedBlocks:
             silent = seek.silent(pool, own.view, own.node)
             return seek.supply(pool, own.view, own.node).free + sum(map(len, silent.values()))
 
-    def touched(self, leases: Iterable[Lease]) -> None:
-        """To be reported: soon, and at once where somebody may come for it on another node."""
+    def touched(self, leases: Iterable[Lease], *, freed: bool = False) -> None:
+        """To be reported: soon, and at once where somebody may come for it on another node. Who waits here is first."""
         own, now = self._own, self._own.monotonic()
         with own.changed:
-            idle = not self.dirty
+            wake = not self.dirty or (freed and bool(self._flights))
             for lease in leases:
                 key = key_of(lease.address)
                 self.dirty[key] = now if lease.keeper else self.dirty.get(key, now + GATHER_SECONDS)
-                idle = idle or bool(lease.keeper)
+                wake = wake or bool(lease.keeper)
                 if own.view.get(key).wanted:
                     own.asked.add(key)
-            if idle:
+                    wake = True
+            if wake:
                 own.changed.notify_all()
 
     # -- for the background --------------------------------------------------------------------------------------------
@@ -164,23 +174,23 @@ class OwnedBlocks:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _more(self, pool: Pool, deadline: float, patient: bool) -> bool:
+    def _more(self, pool: Pool, take: Take, deadline: float, patient: bool) -> Lease | None:
         own = self._own
         with own.changed:
-            grown = own.growth
-            now = own.monotonic()
-            patience = _Patience(min(deadline, now + PATIENCE), min(deadline, now + _REPORTED) if patient else now)
+            patience = self._patience(deadline, patient)
             while pool.name in self._flights:
+                if (lease := take()) is not None:
+                    return lease
+                if own.monotonic() >= deadline:
+                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
                 self._waiting[pool.name] += 1
                 own.changed.wait(max(0.0, deadline - own.monotonic()))
                 self._waiting[pool.name] -= 1
-                if own.growth != grown:
-                    return True
-                if own.monotonic() >= deadline:
-                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
+                if own.growth != patience.growth:
+                    patience = self._patience(deadline, patient)
             self._flights.add(pool.name)
         try:
-            return self._fly(pool, grown, patience, deadline)
+            return self._fly(pool, take, deadline, patience)
         except StoreUnreachable as error:
             raise TryAgain(f"pool {pool.name!r} has no address left on this node, and more is not to be had: {error}",
                            hint="It goes on when the API server answers again.") from error  # fmt: skip
@@ -189,23 +199,29 @@ class OwnedBlocks:
                 self._flights.discard(pool.name)
                 own.changed.notify_all()
 
-    def _fly(self, pool: Pool, grown: int, patience: _Patience, deadline: float) -> bool:
+    def _fly(self, pool: Pool, take: Take, deadline: float, patience: _Patience) -> Lease | None:
         own, avoid, pause = self._own, set[Key](), _FIRST_PAUSE
         while True:
             with own.changed:
-                if own.growth != grown:
-                    return True
+                if (lease := take()) is not None:
+                    return lease
+                if own.growth != patience.growth:
+                    patience = self._patience(deadline, patience.patient)
                 block, values = self.free(pool, avoid)
                 if not values and avoid:  # rivals are there too: not all at the same moment again
                     own.changed.wait(pause * self._chance.uniform(0.5, 1.0))
                     avoid, pause = set(), min(pause * 2, _LONGEST_PAUSE)
                     continue
             if values:
-                if self.own(block, values, deadline):
-                    return True
-                avoid.add(block.key)
+                if not self.own(block, values, deadline):
+                    avoid.add(block.key)
             elif not self._ask(pool, patience):
-                return False
+                return None
+
+    def _patience(self, deadline: float, patient: bool) -> _Patience:
+        own, now = self._own, self._own.monotonic()
+        news = now + _REPORTED if patient else now
+        return _Patience(min(deadline, now + PATIENCE), min(deadline, news), patient, own.growth)
 
     def _ask(self, pool: Pool, patience: _Patience) -> bool:
         """Ask others for what they report to be free, or wait for what they were asked; False where there is nothing.

@@ -179,6 +179,7 @@ class Ownership:
                 self._shares[key] = now
             self.growth += 1
             self._refresh({})
+            self.changed.notify_all()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -260,7 +261,8 @@ class Ownership:
     def _settle(self, block: Block) -> bool:
         """Have the share follow what is known of its block; whether it changed."""
         key, named = block.key, block.of(self.node)
-        share = self._shares.get(key) or Share()
+        filed = self._shares.get(key)
+        share = filed or Share()
         fresh = named - share.owned - share.leaving
         arrived = fresh if block.revision > share.revision else fresh & share.before
         lost = share.owned - named
@@ -271,6 +273,7 @@ class Ownership:
         )
         if (now.owned, now.leaving, _NOTHING) == (share.owned, share.leaving, share.before):
             return False
+        self._restore(block, arrived, lost_file=filed is None)  # first: who dies in between does it again
         try:
             self._put(key, now)
         except StateUnwritable as error:
@@ -279,22 +282,24 @@ class Ownership:
         if lost:
             shown = [text(key.family, value) for value in sorted(lost)]
             self._log("warn", "addresses are owned by this node no longer", block=key.name, addresses=shown)
-        self._arrive(block, arrived)
+        self.growth += bool(arrived)
+        self._refresh({Address(key.family, at): when for at, when in block.resting.items() if at in arrived})
         return True
 
-    def _arrive(self, block: Block, arrived: frozenset[int]) -> None:
-        """What came is kept for whom it is reported to be kept, before anybody else can take it; and held by whom this
-        node itself has reported it to be held: its file was lost since.
+    def _restore(self, block: Block, arrived: frozenset[int], *, lost_file: bool) -> None:
+        """What came is kept for whom it is reported to be kept, before anybody else can take it. What this node itself
+        has reported to be held is so where its file was lost since; a file that knows the block says that it has ended.
         """
         if self._leases is not None and arrived:
             known = [one for at, one in block.leases.items() if at in arrived]
-            kept = [one for one in known if one.state == KEPT or (one.state == HELD and one.boot == self._boot)]
+            kept = [one for one in known if one.state == KEPT]
+            held = [one for one in known if one.state == HELD and one.boot == self._boot]
+            if not lost_file:
+                held = [one._replace(state=KEPT, uid="", container_id="", boot="") for one in held if one.keeper]
             try:
-                self._leases.restore(kept)
+                self._leases.restore([*kept, *held])
             except StateUnwritable as error:
                 self._log("warn", "kept addresses are not written", block=block.key.name, error=error.message)
-        self.growth += bool(arrived)
-        self._refresh({Address(block.key.family, at): when for at, when in block.resting.items() if at in arrived})
 
     def _put(self, key: Key, share: Share) -> None:
         first = text(*key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from underlay.ipam.pools.intervals import Intervals
     from underlay.ipam.pools.lease import Lease
@@ -18,10 +18,12 @@ class Blocks(Protocol):
     def owned(self, pool: Pool) -> Intervals:
         """What the node may hand out of the pool now, a part of ``pool.ranges``. Never waits, takes no lock."""
 
-    def more(self, pool: Pool, deadline: float, *, patient: bool = False) -> bool:
-        """Called where nothing is left: try to own more of the pool. True once :meth:`owned` has grown and the leases
-        have been refreshed; False where there is no more; ``patient``: wait for what others may just have given back.
-        Raises TryAgain where that cannot be known now.
+    def more(
+        self, pool: Pool, take: Callable[[], Lease | None], deadline: float, *, patient: bool = False
+    ) -> Lease | None:
+        """Called where ``take`` finds nothing: try to own more of the pool, and ``take`` again whenever something came
+        or was given back here; returns what that finds, None where there is no more. ``patient``: wait for what others
+        may just have given back. Raises TryAgain where that cannot be known now.
         """
 
     def elsewhere(self, pools: Sequence[Pool], who: Lease, deadline: float) -> bool:
@@ -32,8 +34,10 @@ class Blocks(Protocol):
     def spare(self, pool: Pool) -> int:
         """How many addresses of the pool this node might own beside what it does."""
 
-    def touched(self, leases: Iterable[Lease]) -> None:
-        """These have changed: as they are now, or as they were when they ended."""
+    def touched(self, leases: Iterable[Lease], *, freed: bool = False) -> None:
+        """These have changed: as they are now, or as they were when they ended. ``freed``: some of
+        them may be taken by those who wait in :meth:`more`.
+        """
 
 
 class WholePools:
@@ -43,9 +47,11 @@ class WholePools:
         """All of the pool."""
         return pool.ranges
 
-    def more(self, pool: Pool, deadline: float, *, patient: bool = False) -> bool:
+    def more(
+        self, pool: Pool, take: Callable[[], Lease | None], deadline: float, *, patient: bool = False
+    ) -> Lease | None:
         """There is no more."""
-        return False
+        return None
 
     def elsewhere(self, pools: Sequence[Pool], who: Lease, deadline: float) -> bool:
         """There is no other node."""
@@ -55,5 +61,5 @@ class WholePools:
         """There is no more."""
         return 0
 
-    def touched(self, leases: Iterable[Lease]) -> None:
+    def touched(self, leases: Iterable[Lease], *, freed: bool = False) -> None:
         """Nobody asks."""
