@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import threading
 import time
@@ -39,6 +38,7 @@ from tests.kube.api_server import pod as a_pod
 from tests.kube.authority import Authority
 
 from underlay import __version__
+from underlay.delegate.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,8 +161,7 @@ class Node:
         file = self.tree / "var/lib/underlay/ledger.db"
         if not file.exists():
             return []
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
-            return sorted(database.execute("SELECT pod_name, ifname, network, state FROM attachment").fetchall())
+        return sorted((row.pod_name, row.ifname, row.network, row.state) for row in Ledger.look(str(file)).rows())
 
     def laid(self) -> tuple[set[str], set[str]]:
         """Names in the runtime's two directories."""

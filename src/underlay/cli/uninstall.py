@@ -135,16 +135,12 @@ def _held(state_dir: str) -> Iterator[Row]:
     from underlay.delegate import entries
     from underlay.delegate.ledger import Ledger
 
-    ledger = Ledger(path, lambda *_, **__: None)
-    try:
-        for row in ledger.rows():
-            known, unknown = entries.decode(row.undo)
-            executed = bool(known) and all(isinstance(each, entries.ExecDelete) for each in known)
-            # The runtime's own NIC, made by others' executables alone: the runtime calls them, with or without us.
-            if unknown or not executed or row.ifname != row.origin_ifname:
-                yield row
-    finally:
-        ledger.close()
+    for row in Ledger.look(path).rows():
+        known, unknown = entries.decode(row.undo)
+        executed = bool(known) and all(isinstance(each, entries.ExecDelete) for each in known)
+        # The runtime's own NIC, made by others' executables alone: the runtime calls them, with or without us.
+        if unknown or not executed or row.ifname != row.origin_ifname:
+            yield row
 
 
 def _running(run_dir: str) -> str:
