@@ -15,26 +15,24 @@ macvlan from talking to its own parent.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from underlay.cni import address
-from underlay.cni.result import Result
 from underlay.errors import CheckFailed, InvalidConfig, NotAvailable
 from underlay.net import link, route, rule
 from underlay.net.undo import DropIdleRule, DropNeighbour, DropRoute, DropRule
-from underlay.plugins import chained, chained_nic, hijack, ip_stack, migrate, nic_table, node_address, pod_view, wiring
+from underlay.plugins import chained, migrate, nic_table, node_address, pod_view, wiring
+from underlay.plugins.meta_plugin import MetaPlugin
 from underlay.plugins.migrate import Migration
 from underlay.plugins.router_leaving import leave
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import msgspec
-
-    from underlay.ipam.allocator import Keep
+    from underlay.cni.result import Interface
     from underlay.net.link import Link
     from underlay.net.netns import Namespace
     from underlay.plugins.chained import Chained
@@ -63,62 +61,32 @@ class Site:
     first: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Router:
+class Router(MetaPlugin[Site]):
     """The plugin."""
 
-    name: str = field(default="router", init=False)
-    keys: type[msgspec.Struct] = field(default=hijack.Keys, init=False)
-    chained: bool = field(default=True, init=False)
+    name = "router"
 
-    def parse(self, call: Call) -> Hijack:
-        """The settings of a call; see :func:`hijack.parse`."""
-        return hijack.parse(call.conf, self.name)
+    def survey(self, settings: Hijack, nic: Chained, ctx: Context) -> Site:
+        """Raises InvalidConfig where there is no overlay NIC."""
+        return _survey(settings, nic, ctx)
 
-    def add(self, call: Call, ctx: Context) -> Result:
+    def lay(self, settings: Hijack, nic: Chained, site: Site, call: Call, ctx: Context) -> tuple[Interface, ...]:
         """Make the node's paths to the NIC, and the pod's rules."""
-        settings = self.parse(call)
-        nic = chained.find(call.conf.prev, self.name)
-        if settings.skip:
-            return call.conf.prev or Result()
-        with chained_nic.faults_told(settings, self.name, call, ctx):
-            return self._add(settings, nic, call, ctx)
-
-    def _add(self, settings: Hijack, nic: Chained, call: Call, ctx: Context) -> Result:
-        found = chained_nic.find(nic, ctx)
-        mac = chained_nic.set_mac(settings, nic, found, ctx)
-        result = chained_nic.result(call.conf.prev, nic, found, mac)
-        if settings.only_mac:
-            chained_nic.tell_mac(nic, found, mac, ctx)
-            return result
-        chained.require_addresses(nic, self.name)
-        site = _survey(settings, nic, ctx)
-        chained_nic.refuse_conflicts(settings, nic, found.index, mac, ctx)
-        chained_nic.tell_mac(nic, found, mac, ctx)
-        chained_nic.set_sysctls(settings, nic, ctx)
         _lay(settings, nic, site, ctx)
         ctx.log("debug", "router added", to=settings.log, container=call.container_id, nic=nic.name, table=site.table)
-        return result
+        return ()
 
-    def check(self, call: Call, ctx: Context) -> None:
-        """Look for the node's paths, the pod's rules, and the sysctls."""
-        settings = self.parse(call)
-        nic = chained.find(call.conf.prev, self.name)
-        if settings.skip or settings.only_mac:
-            return
-        pod = ctx.sandbox()
+    def look(self, settings: Hijack, nic: Chained, call: Call, ctx: Context) -> None:
+        """For the node's paths and the pod's rules."""
         site = _survey(settings, nic, ctx)
         on_host = _on_host(settings, nic, site)
         shared = [DropRule("host", one.family, one.table) for one in _host_rules(settings, on_host)]
         lost = wiring.missing([*on_host, *shared], ctx.host, _host_devices(site))
         if lost:
             raise CheckFailed(f"the node has lost {lost}")
-        lost = _lost_in_pod(settings, nic, site, pod)
+        lost = _lost_in_pod(settings, nic, site, ctx.sandbox())
         if lost:
             raise CheckFailed(f"the pod has lost {lost}")
-        other = ip_stack.differing_rp_filter(pod, settings.rp_filter.value)
-        if other:
-            raise CheckFailed(f"rp_filter of {', '.join(other)} in the pod is not {settings.rp_filter.value}")
 
     def delete(self, call: Call, ctx: Context) -> None:
         """Take away what is found of the NIC's rules, routes and neighbours."""
@@ -129,9 +97,6 @@ class Router:
         settings = self.parse(call)
         if not settings.sriov and not node_address.find(ctx.host, (), (4, 6)).addresses:
             raise NotAvailable("the node has no global address for pods to reach it by")
-
-    def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
-        """Nothing: the ledger knows every rule, route and neighbour."""
 
 
 def _survey(settings: Hijack, nic: Chained, ctx: Context) -> Site:

@@ -14,29 +14,29 @@ veth0, and the node reaches the NIC's addresses by the other end; everything els
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from underlay.cni.result import Interface, Result
 from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, KernelError, LimitedConnectivity, UnderlayError
 from underlay.net import link, neigh, replay, route
 from underlay.net.undo import DropLink, DropNeighbour, DropRoute, DropRule
 from underlay.net.veth import create as create_veth
-from underlay.plugins import chained, chained_nic, hijack, ip_stack, migrate, nic_table, node_address, pod_view, wiring
+from underlay.plugins import chained, chained_nic, migrate, nic_table, node_address, pod_view, wiring
+from underlay.plugins.meta_plugin import MetaPlugin
 from underlay.plugins.migrate import Migration
+from underlay.plugins.node_address import NodeAddresses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from underlay.ipam.allocator import Keep
+    import msgspec
+
     from underlay.net.netlink import Message
     from underlay.net.netns import Namespace
     from underlay.plugins.chained import Chained
     from underlay.plugins.context import Call, Context, Plugin
     from underlay.plugins.hijack import Hijack
-    from underlay.plugins.node_address import NodeAddresses
     from underlay.plugins.wiring import Piece
 
 POD_END: Final = "veth0"
@@ -55,70 +55,43 @@ class Pair:
     made: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Veth:
+class Veth(MetaPlugin[NodeAddresses]):
     """The plugin."""
 
-    name: str = field(default="veth", init=False)
-    keys: type[msgspec.Struct] = field(default=hijack.Keys, init=False)
-    chained: bool = field(default=True, init=False)
+    name = "veth"
 
-    def parse(self, call: Call) -> Hijack:
-        """The settings of a call; see :func:`hijack.parse`."""
-        return hijack.parse(call.conf, self.name)
-
-    def add(self, call: Call, ctx: Context) -> Result:
-        """Make the pair, or find it, and the NIC's paths over it."""
-        settings = self.parse(call)
-        nic = chained.find(call.conf.prev, self.name)
-        if settings.skip:
-            return call.conf.prev or Result()
-        with chained_nic.faults_told(settings, self.name, call, ctx):
-            return self._add(settings, nic, call, ctx)
-
-    def _add(self, settings: Hijack, nic: Chained, call: Call, ctx: Context) -> Result:
-        found = chained_nic.find(nic, ctx)
-        mac = chained_nic.set_mac(settings, nic, found, ctx)
-        result = chained_nic.result(call.conf.prev, nic, found, mac)
-        if settings.only_mac:
-            chained_nic.tell_mac(nic, found, mac, ctx)
-            return result
-        chained.require_addresses(nic, self.name)
-        chained_nic.refuse_conflicts(settings, nic, found.index, mac, ctx)
-        chained_nic.tell_mac(nic, found, mac, ctx)
-        node = node_address.find(ctx.host, [chained.host_text(one) for one in nic.addresses], nic.families)
+    def survey(self, settings: Hijack, nic: Chained, ctx: Context) -> NodeAddresses:
+        """The node's addresses for the pod to go through. Raises InvalidConfig for a family in which it has none."""
+        node = _node_addresses(nic, ctx)
         _require_node_addresses(node, nic)
-        chained_nic.set_sysctls(settings, nic, ctx)
-        pair = _pair(call, ctx)
-        _lay(settings, nic, node, pair, ctx)
-        ctx.log("debug", "veth added", to=settings.log, container=call.container_id, nic=nic.name, pair=pair.host_name)
-        return _with_pair(result, pair, call) if pair.made else result
+        return node
 
-    def check(self, call: Call, ctx: Context) -> None:
-        """Look for the pair, and for the NIC's routes, neighbours and sysctls."""
-        settings = self.parse(call)
-        nic = chained.find(call.conf.prev, self.name)
-        if settings.skip or settings.only_mac:
-            return
+    def lay(
+        self, settings: Hijack, nic: Chained, site: NodeAddresses, call: Call, ctx: Context
+    ) -> tuple[Interface, ...]:
+        """Make the pair, or find it, and the NIC's paths over it."""
+        pair = _pair(call, ctx)
+        _lay(settings, nic, site, pair, ctx)
+        ctx.log("debug", "veth added", to=settings.log, container=call.container_id, nic=nic.name, pair=pair.host_name)
+        return _ends(pair, call) if pair.made else ()
+
+    def look(self, settings: Hijack, nic: Chained, call: Call, ctx: Context) -> None:
+        """For the pair, and the NIC's routes and neighbours."""
         pod = ctx.sandbox()
         pair = _existing(call, ctx)
         if pair is None:
             raise CheckFailed(f"the pod has no {POD_END} any more")
-        node = node_address.find(ctx.host, [chained.host_text(one) for one in nic.addresses], nic.families)
         lost = wiring.missing(_host_pieces(nic, pair), ctx.host, {pair.host_name: pair.host_index})
         if lost:
             raise CheckFailed(f"the node has lost {lost}")
         devices = {POD_END: pair.pod_index}
-        node = _as_laid(node, pod, pair)
+        node = _as_laid(_node_addresses(nic, ctx), pod, pair)
         lost_by_table = [
             wiring.missing([*_neighbours(node, pair), *rules, *_routes(settings, nic, node, table)], pod, devices)
             for table, rules in _tables(call, nic, pod)
         ]
         if all(lost_by_table):
             raise CheckFailed(f"the pod has lost {lost_by_table[0]}")
-        other = ip_stack.differing_rp_filter(pod, settings.rp_filter.value)
-        if other:
-            raise CheckFailed(f"rp_filter of {', '.join(other)} in the pod is not {settings.rp_filter.value}")
 
     def delete(self, call: Call, ctx: Context) -> None:
         """Take the NIC's paths away, and the pair once no other NIC of the pod uses it."""
@@ -146,13 +119,14 @@ class Veth:
             if family not in node.towards:
                 raise LimitedConnectivity(f"the node has no global IPv{family} address for pods to go through")
 
-    def gc(self, call: Call, ctx: Context, keep: Keep) -> None:
-        """Nothing: the ledger knows every pair."""
-
 
 def host_name(container_id: str) -> str:
     """The node's end, 15 characters at most (IFNAMSIZ)."""
     return f"veth{container_id[:11]}"
+
+
+def _node_addresses(nic: Chained, ctx: Context) -> NodeAddresses:
+    return node_address.find(ctx.host, [chained.host_text(one) for one in nic.addresses], nic.families)
 
 
 def _require_node_addresses(node: NodeAddresses, nic: Chained) -> None:
@@ -312,13 +286,11 @@ def _tables(call: Call, nic: Chained, pod: Namespace) -> list[tuple[int, list[Dr
     return [(table, []) for table in others]
 
 
-def _with_pair(result: Result, pair: Pair, call: Call) -> Result:
-    """Every interface that was made is in the result; the places of the earlier ones stay."""
-    ends = (
+def _ends(pair: Pair, call: Call) -> tuple[Interface, ...]:
+    return (
         Interface(name=POD_END, mac=pair.pod_mac, sandbox=call.netns),
         Interface(name=pair.host_name, mac=pair.host_mac),
     )
-    return msgspec.structs.replace(result, interfaces=result.interfaces + ends)
 
 
 def _addresses(call: Call, ctx: Context) -> list[str]:
