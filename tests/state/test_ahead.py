@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from underlay.state import ahead
@@ -111,6 +111,7 @@ def test_it_says_when_it_is_to_be_folded(tmp_path: Path, db: sqlite3.Connection)
         max_size=25,
     )
 )
+@example(steps=[["å"], 1])
 def test_nothing_that_was_written_is_lost_or_comes_twice(
     tmp_path_factory: pytest.TempPathFactory, steps: list[list[str] | str | int]
 ) -> None:
@@ -145,7 +146,9 @@ def _tear(path: Path, end: int, size: int) -> None:
     """As if the last bytes before ``end`` had not been written: what lay there before is of no worth."""
     with (path / "ahead").open("r+b") as file:
         file.seek(end - size)
-        file.write(b"\xa5" * size)
+        written = file.read(size)
+        file.seek(end - size)
+        file.write(bytes(byte ^ 0xFF for byte in written))
 
 
 def test_a_file_of_before_the_fold_is_passed_over(tmp_path: Path, db: sqlite3.Connection) -> None:
