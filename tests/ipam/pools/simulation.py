@@ -172,6 +172,7 @@ class SimNode:
         self.name = name
         self.world = world
         self.lines: list[tuple[str, str, dict[str, Any]]] = []
+        self.told: list[tuple[str, str]] = []  # pods and reasons
         self.journal = Journal(":memory:", self.log)
         self.boot = 1
         self.lent = 0
@@ -180,6 +181,9 @@ class SimNode:
 
     def log(self, level: str, event: str, **fields: Any) -> None:
         self.lines.append((level, event, fields))
+
+    def tell(self, pod: str, _uid: str, reason: str, _message: str, /) -> None:
+        self.told.append((pod, reason))
 
     def start(self, patience: float = 1.0) -> None:
         """The next process. It goes on with what the file says where the API does not answer within ``patience``."""
@@ -193,7 +197,9 @@ class SimNode:
         self.leases = Leases(self.journal, self.blocks, monotonic=time.monotonic, realtime_ns=time.realtime_ns)
         self.leases.follow(self._catalogue)
         self.ownership.begin(self.leases, time.now + patience)
-        self.upkeep = Upkeep(self.ownership, self.blocks, self.leases, log=self.log, realtime_ns=time.realtime_ns)
+        self.upkeep = Upkeep(
+            self.ownership, self.blocks, self.leases, log=self.log, tell=self.tell, realtime_ns=time.realtime_ns
+        )  # fmt: skip
         self.background: Task = time.start(lambda: _mortal(lambda: self.upkeep.run(lambda: not store.alive)))
 
     @contextlib.contextmanager
