@@ -25,6 +25,7 @@ from underlay.controller.election import Election, Terms
 from underlay.controller.idle_pools import IdlePools
 from underlay.controller.known import Watching
 from underlay.controller.ownerless import Ownerless
+from underlay.controller.unready import Unready
 from underlay.controller.upkeep import Upkeep
 from underlay.controller.writer import Pace, Writer
 from underlay.kube.block_store import ApiBlocks
@@ -51,7 +52,8 @@ class Settings:
     """``namespace`` is the Lease's, ``identity`` who stands for election. Seconds: ``grace`` before a pool in deletion
     goes, ``shrink`` before an application's pool gets smaller, ``settle`` before a new leader makes pools, ``again``
     between two questions whether an application or a keeper is gone, ``look`` between two looks where nothing has
-    changed, ``least`` where something has.
+    changed, ``least`` where something has; ``unready`` that a node may be not ready before its pods' addresses are
+    taken, None where they never are.
     """
 
     namespace: str
@@ -65,6 +67,7 @@ class Settings:
     again: float = 15.0
     look: float = 10.0
     least: float = 0.5
+    unready: float | None = None
 
 
 class Controller:
@@ -85,7 +88,8 @@ class Controller:
         )  # fmt: skip
         self._writer = Writer(client, log, lambda: self._election.until, pace=settings.pace, written=self._changed)
         self._upkeep = Upkeep(grace=settings.grace)
-        self._dead = DeadNodes(client, self._store, log, lambda: self._election.until)
+        unready = Unready(settings.unready)
+        self._dead = DeadNodes(client, self._store, log, lambda: self._election.until, unready=unready)
         self._ownerless = Ownerless(client, self._store, log, lambda: self._election.until, again=settings.again)
         self._applications = Applications(log, shrink=settings.shrink)
         self._idle_pools = IdlePools(client, log, lambda: self._election.until, again=settings.again)
