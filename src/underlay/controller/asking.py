@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from underlay.controller.watched import Node, seconds
-from underlay.ipam.pools.lease import CLAIM
+from underlay.ipam.pools.lease import CLAIM, POD
 from underlay.kube import objects
 from underlay.kube.faults import Refused, Unreachable
 from underlay.kube.resources import JSON, PARTIAL_OBJECT
@@ -87,6 +87,10 @@ class _Set(msgspec.Struct):
     spec: _SetSpec = msgspec.field(default_factory=_SetSpec)
 
 
+class _Bare(msgspec.Struct):
+    metadata: _Metadata
+
+
 class _ListMetadata(msgspec.Struct):
     more: str = msgspec.field(default="", name="continue")
 
@@ -100,6 +104,7 @@ _ENDED: Final = ("Succeeded", "Failed")
 _PODS: Final = msgspec.json.Decoder(_Pods)
 _NODE: Final = msgspec.json.Decoder(Node)
 _SET: Final = msgspec.json.Decoder(_Set)
+_BARE: Final = msgspec.json.Decoder(_Bare)
 
 
 def is_marked_down(node: Node) -> bool:
@@ -149,11 +154,16 @@ def application_is_gone(client: Client, kind: str, namespace: str, name: str, de
 
 def keeper_is_gone(client: Client, keeper: str, deadline: float) -> bool:
     """Whether the API server says that whom "Kind/namespace/name" names is not meant to exist any more: the set's pod
-    is beyond its replicas, the machine or claim is not there. False where that cannot be said.
+    is beyond its replicas, the machine or claim, or the pod with that UID, is not there. False where that cannot be
+    said.
     """
     kind, namespace, name = (*keeper.split("/", 2), "", "")[:3]  # of a reservation for nobody it is "Reserved/"
     if not namespace or not name:
         return False
+    if kind == POD:
+        name, _, uid = name.partition("/")
+        found = _get(client, kind, namespace, name, deadline, PARTIAL_OBJECT)
+        return found is None or _decoded(_BARE, found).metadata.uid != uid
     if kind == "VirtualMachine":
         instance = _get(client, "VirtualMachineInstance", namespace, name, deadline, PARTIAL_OBJECT)
         return instance is None and application_is_gone(client, kind, namespace, name, deadline)
