@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 from tests.controller.at_the_server import owned_pools, status
 from tests.controller.conftest import SETTINGS
 from tests.controller.pictures import a_node, ago
+from tests.controller.test_adopt import SET, an_endpoint
 from tests.kube.api_objects import BLOCKS, ENDPOINTS, POOLS, SUBNETS
 from tests.kube.api_server import PODS, ApiServer
 from tests.kube.api_server import pod as a_pod
@@ -75,7 +77,8 @@ def test_what_a_pod_is_given_is_seen_by_everybody(api, make, controller):
     node.make_pods(["web"])
     address = node.address("web")
     assert until(lambda: status(api, "a").get("allocatedIPCount") == 1)
-    assert json.loads(status(api, "a")["allocatedIPs"]) == {address: {"pod": "default/web", "podUid": "uid-web"}}
+    told = {"pod": "default/web", "podUid": "uid-web", "state": "held"}
+    assert json.loads(status(api, "a")["allocatedIPs"]) == {address: told}
     assert until(lambda: api.get(ENDPOINTS, "default", "web"))
     current = api.get(ENDPOINTS, "default", "web")["status"]["current"]
     assert (current["node"], current["uid"]) == ("n1", "uid-web")
@@ -267,3 +270,53 @@ def test_a_keepers_address_is_free_once_its_set_is_gone(api, make, controller):
     api.delete("statefulsets", "default", "db")
     assert until(lambda: status(api, "a").get("allocatedIPCount") == 0, 20)
     assert all("leases" not in block["spec"] for block in api.objects.all(BLOCKS))
+
+
+def spiderpools_own(api: ApiServer, **held: str) -> None:
+    """Pods on node n1 that run, and what Spiderpool itself wrote of them in pool "a"."""
+    for name, address in held.items():
+        stateful = name.startswith("db")
+        api.put(PODS, a_pod(name, node="n1", uid=f"uid-{name}", **(SET if stateful else {})))
+        an_endpoint(api, name, address, "StatefulSet" if stateful else "Pod")
+    told = {address: {"pod": f"default/{name}", "podUid": f"uid-{name}"} for name, address in held.items()}
+    pool = api.get(POOLS, "", "a")
+    api.put(POOLS, {**pool, "status": {"allocatedIPCount": len(told), "allocatedIPs": json.dumps(told)}})
+
+
+def test_coming_from_spiderpool_nobody_is_given_what_pods_hold_that_run(api, make, controller, tmp_path, host):
+    put_pool(api, "a", 40 * 256 + 10, 4)
+    api.put("statefulsets", {"metadata": {"name": "db", "namespace": "default"}, "spec": {"replicas": 1}})
+    web, stays, db, free = (f"172.18.40.{n}" for n in range(10, 14))
+    spiderpools_own(api, web=web, stays=stays, **{"db-0": db})
+    assert until(lambda: status(api, "a").get("totalIPCount") == 4)
+    told = json.loads(status(api, "a")["allocatedIPs"])
+    assert {ip: one["podUid"] for ip, one in told.items()} == {web: "uid-web", stays: "uid-stays", db: "uid-db-0"}
+    config = api.kubeconfig(tmp_path / "admin")
+    host.run(sys.executable, "-m", "underlay", "ipam", "adopt", "--apply", "--kubeconfig", config)
+    one, two = make("n1"), make("n2")
+    settled(one, two)
+
+    two.make_pods(["new", "more"])
+    assert two.address("new") == free
+    assert two.ipam("ADD", "more")[1]["code"] == 105
+    assert status(api, "a")["allocatedIPCount"] == 4
+    assert api.get(ENDPOINTS, "default", "web")["status"]["current"]["uid"] == "uid-web"
+
+    assert one.address("stays") == stays  # it has a new sandbox
+    assert owners(api)[stays] == "n1"
+
+    assert one.ipam("DEL", "web")[0]
+    assert two.ipam("ADD", "more")[1]["code"] == 105  # its object is there
+    api.delete(PODS, "default", "web")
+    assert until(lambda: two.ipam("ADD", "more")[0], 20)
+    assert two.leases() == {free: "default/new", web: "default/more"}
+    assert until(lambda: api.get(ENDPOINTS, "default", "web") is None)
+
+    api.delete(PODS, "default", "db-0")
+    two.make_pods(["db-0"], **SET)
+    assert until(lambda: two.ipam("ADD", "db-0")[0], 20)
+    assert two.leases()[db] == "default/db-0"
+
+    assert one.ipam("DEL", "stays")[0]
+    api.delete(PODS, "default", "stays")
+    assert until(lambda: status(api, "a").get("allocatedIPCount") == 3, 20)
