@@ -305,6 +305,12 @@ class World:
                                 leases=leases)  # fmt: skip
                 self.api.truth.swap(block, after)
 
+    def sweep(self) -> None:
+        """What the controller does with blocks that nothing is in."""
+        for block in list(self.api.truth.blocks.values()):
+            if not (block.owned or block.wanted or block.leases):
+                self.api.truth.remove(block.key)
+
     def check(self) -> None:
         """Each address that a node would hand out or has handed out is owned by it alone, as the API says."""
         owners = self.owners()

@@ -140,6 +140,11 @@ class Cluster(RuleBasedStateMachine):
         self.made.time.set_by += jump
         self.made.time.sleep(seconds)
 
+    @rule()
+    def remove_what_is_empty(self) -> None:
+        """As the controller does, though it waits for an hour; and nodes may yet hear of it late."""
+        self.made.sweep()
+
     @rule(top=TOPS)
     def edit(self, top: int) -> None:
         self.made.define("a", [f"10.0.0.2-10.0.0.{top}"])
