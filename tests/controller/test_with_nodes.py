@@ -272,6 +272,28 @@ def test_a_keepers_address_is_free_once_its_set_is_gone(api, make, controller):
     assert all("leases" not in block["spec"] for block in api.objects.all(BLOCKS))
 
 
+@pytest.mark.parametrize("controller", [{"empty": 0.3}], indirect=True)
+def test_a_block_that_was_removed_is_made_again_by_whoever_needs_it(api, make, controller):
+    put_pool(api, "a", 40 * 256 + 16, 16)
+    name = "v4-172.18.40.16"
+    one, two = make("n1"), make("n2")
+    settled(one, two)
+    for round_ in range(2):
+        api.put(BLOCKS, {"metadata": {"name": name}, "spec": {"revision": 9}})
+        assert until(lambda: api.get(BLOCKS, "", name) is None)
+        pods = {node: node.make_pods([f"{node.name}-{round_}"])[0] for node in (one, two)}
+        given = {node.address(pod): node.name for node, pod in pods.items()}
+        assert len(given) == 2
+        assert given.items() <= owners(api).items()
+        assert until(lambda: len(reported(api)) == 2)
+        for node, pod in pods.items():
+            assert node.ipam("DEL", pod)[0]
+            api.delete(PODS, "default", pod)
+        assert until(lambda: reported(api) == {})
+        api.delete(BLOCKS, "", name)
+        assert until(lambda: api.get(BLOCKS, "", name) is None)
+
+
 def spiderpools_own(api: ApiServer, **held: str) -> None:
     """Pods on node n1 that run, and what Spiderpool itself wrote of them in pool "a"."""
     for name, address in held.items():
