@@ -587,38 +587,6 @@ def test_a_node_that_was_declared_dead_gives_up_what_it_believed_to_own() -> Non
         made.check()
 
 
-@pytest.mark.parametrize("restarts", [False, True])
-def test_a_node_that_was_cut_off_and_given_up_goes_on_with_what_nobody_has_taken(restarts: bool) -> None:
-    """And its own pods that hold what others have by now are named: their owners have to end them."""
-    with world(a=["10.0.0.1-10.0.0.6"]) as made:
-        one, two = made.node("one"), made.node("two")
-        held = {f"p{n}": one.add(f"p{n}").shown for n in range(3)}
-        made.time.sleep(5)
-        made.api.cut_off.add("one")
-        for container in held:
-            made.dead(one, container)  # so the administrator says
-        made.evict("one")
-        got = {two.add(f"q{n}").shown for n in range(4)}
-        lost = {container for container, address in held.items() if address in got}
-        assert lost
-        made.time.sleep(60)
-        if restarts:
-            one.kill()
-            one.start()
-        made.api.cut_off.clear()
-        made.time.sleep(20)
-        made.check()
-        assert {owner for address, owner in made.owners().items() if text(*address) in got} == {"two"}
-        told = [fields for level, event, fields in one.lines if event == "address in use here is owned by another node"]
-        assert sorted(fields["address"] for fields in told) == sorted(held[container] for container in lost)
-        assert sorted(pod for pod, _ in one.told) == sorted(f"default/{container}" for container in lost)
-        for container in held:
-            one.delete(container)
-        more = [until(node, f"r-{node.name}-{n}") for n, node in enumerate((one, two))]
-        assert not got & set(more)
-        made.check()
-
-
 # -- what is documented of pods and pools, between nodes ---------------------------------------------------------------
 
 
