@@ -109,6 +109,18 @@ def test_what_a_node_owns_already_is_told(server, command):
     assert server.get(BLOCKS, "", "v4-10.0.0.0")["spec"]["owned"] == {"10.0.0.11": "n7", "10.0.0.12": "n1"}
 
 
+@pytest.mark.parametrize("told", ["{", '["10.0.0.10"]', '{"10.0.0.10": {"pod": 1}}'])
+def test_a_status_that_cannot_be_read_is_not_passed_over(told, server, command):
+    a_spiderpool(server, web="10.0.0.10")
+    a_spiderpool(server, "q")
+    server.put(POOLS, {**server.get(POOLS, "", "q"), "status": {"allocatedIPs": told}})
+    server.put(PODS, a_pod("web", node="n1", uid="uid-web"))
+    status, printed = command("--apply")
+    assert status == 1
+    assert "status.allocatedIPs of SpiderIPPool 'q'" in printed
+    assert leases(server) == {}
+
+
 def test_without_anything_to_adopt_that_is_said(server, command):
     assert command() == (0, "no pod holds an address that nodes do not know of\n")
 

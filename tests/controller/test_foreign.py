@@ -69,6 +69,12 @@ def test_a_pod_that_is_gone_holds_nothing(pods):
     assert shown(known) == {}
 
 
+def test_without_a_uid_the_name_has_to_do():
+    told = '{"10.0.0.10": {"pod": "default/web"}, "10.0.0.11": {"pod": "default/gone", "podUid": null}}'
+    (found,) = picture(pool(status={"allocatedIPs": told}), pod("web")).foreign
+    assert (found.shown, found.uid, found.keeper) == ("10.0.0.10", "uid-web", "Pod/default/web/uid-web")
+
+
 def test_what_a_block_says_counts_and_nothing_else():
     known = picture(*WEB, lease("10.0.0.10", node="", container_id="", keeper="Pod/default/web/uid-web"))
     assert known.foreign == frozenset()

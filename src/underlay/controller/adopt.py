@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from underlay.cni.address import Address
 from underlay.controller import foreign, watched
 from underlay.controller.known import Known
-from underlay.errors import NotAvailable
+from underlay.errors import InvalidConfig, NotAvailable
 from underlay.ipam.pools.block import BlockConflict, StoreUnreachable, key_of
 from underlay.kube.block_store import BLOCKS
 from underlay.kube.faults import Refused, Unreachable
@@ -57,7 +57,14 @@ def look(client: Client) -> Known:
 
 
 def judged(known: Known) -> list[Verdict]:
-    """What is to be done about every address that another IPAM has given out and no block says anything of."""
+    """What is to be done about every address that another IPAM has given out and no block says anything of. Raises
+    InvalidConfig where a pool's status cannot be read.
+    """
+    if unread := foreign.unread(known):
+        raise InvalidConfig(
+            f"status.allocatedIPs of SpiderIPPool {unread[0]!r} is not what Spiderpool writes",
+            hint="Mend it, or delete it where no pod holds an address of that pool.",
+        )
     owners = {Address(block.key.family, at): node for block in known.blocks for at, node in block.owned.items()}
     return [_verdict(one, owners.get(one.lease.address, "")) for one in foreign.listed(known)]
 

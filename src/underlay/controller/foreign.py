@@ -39,9 +39,9 @@ class Listed(NamedTuple):
 
 
 class _Entry(msgspec.Struct, rename={"pod_uid": "podUid"}):
-    pod: str = ""
-    pod_uid: str = ""
-    state: str = ""
+    pod: str | None = None
+    pod_uid: str | None = None
+    state: str | None = None
 
 
 class _Nic(msgspec.Struct, rename={"v4_pool": "ipv4Pool", "v6_pool": "ipv6Pool"}):
@@ -99,12 +99,13 @@ def listed(known: Known) -> list[Listed]:
     if not entries and not endpoints:
         return []
     pods = {pod.uid: pod for pod in known.pods.values()}
+    by_name = {f"{namespace}/{name}": pod for (namespace, name), pod in known.pods.items()}
     for uid, endpoint in endpoints.items():
         for address, (pool, _) in endpoint.addresses.items():
             entries.setdefault(address, _Said(pool, "/".join(endpoint.key), uid))
     reported = {lease.address for block in known.blocks for lease in block.leases.values()}
     return [
-        _listed(address, said, pods.get(said.uid), endpoints.get(said.uid))
+        _listed(address, said, pods.get(said.uid) if said.uid else by_name.get(said.pod), endpoints.get(said.uid))
         for address, said in sorted(entries.items())
         if address not in reported
     ]
@@ -114,7 +115,7 @@ def _listed(address: Address, said: _Said, pod: Pod | None, endpoint: _Endpoint 
     pool, shown, uid = said
     ifname = endpoint.addresses.get(address, ("", ""))[1] if endpoint else ""
     if pod is not None:
-        shown = f"{pod.namespace}/{pod.name}"
+        shown, uid = f"{pod.namespace}/{pod.name}", pod.uid
         keeper = surroundings.Subject(pod.namespace, pod.name, owner=pod.owner).keeper or pod_keeper(shown, uid)
         return Listed(Lease(address, pool, HELD, uid, "", ifname, shown, keeper))
     if endpoint is not None and endpoint.status.kind in _KEEPERS:
@@ -123,17 +124,25 @@ def _listed(address: Address, said: _Said, pod: Pod | None, endpoint: _Endpoint 
     return Listed(Lease(address, pool, HELD, uid, "", ifname, shown), gone=True)
 
 
+def unread(known: Known) -> list[str]:
+    """The pools whose status cannot be read: what they list is not known."""
+    return sorted(name for name, pool in known.pools.items() if _entries(pool) is None)
+
+
 def _allocated(name: str, pool: Document) -> Iterator[tuple[Address, _Said]]:
     """What a pool's status lists that is not ours. Nothing of what cannot be read."""
-    text = pool.status.get("allocatedIPs") if isinstance(pool.status, dict) else None
-    try:
-        entries = _ALLOCATED.decode(text) if isinstance(text, str) else {}
-    except (msgspec.DecodeError, RecursionError):
-        return
-    for written, entry in entries.items():
+    for written, entry in (_entries(pool) or {}).items():
         address = parse(written)
         if address is not None and not entry.state:
-            yield address, _Said(name, entry.pod, entry.pod_uid)
+            yield address, _Said(name, entry.pod or "", entry.pod_uid or "")
+
+
+def _entries(pool: Document) -> dict[str, _Entry] | None:
+    text = pool.status.get("allocatedIPs") if isinstance(pool.status, dict) else None
+    try:
+        return _ALLOCATED.decode(text) if isinstance(text, str) and text else {}
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _endpoints(documents: Mapping[Key, Document]) -> Iterator[_Endpoint]:
