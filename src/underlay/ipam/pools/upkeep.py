@@ -287,6 +287,7 @@ class Upkeep:
     def _reclaim(self) -> None:
         own = self._own
         lost: dict[Key, list[int]] = {}
+        told, self._disputed = self._disputed, set()
         for lease in self._leases.taken():
             key = key_of(lease.address)
             owner = own.view.get(key).owned.get(lease.value)
@@ -294,14 +295,19 @@ class Upkeep:
                 lost.setdefault(key, []).append(lease.value)
             elif owner != own.node and lease.state == KEPT:  # its keeper has gone where the address went
                 self._leases.drop([lease])
-            elif owner != own.node and lease.address not in self._disputed:
+            elif owner != own.node:
                 self._disputed.add(lease.address)
-                self._log("error", "address in use here is owned by another node", address=lease.shown, owner=owner,
-                          pod=lease.pod)  # fmt: skip
-                words = f"{lease.shown} is node {owner}'s by now, where another pod may use it: delete this one"
-                self._tell(lease.pod, lease.uid, CONFLICT, words)
+                if lease.address not in told:
+                    self._dispute(lease, owner)
         for key, values in lost.items():
             self._blocks.own(own.view.get(key), values, own.monotonic() + _REQUEST)
+
+    def _dispute(self, lease: Lease, owner: str) -> None:
+        """The node was given up, or a block deleted, while nothing could be heard here: its pods go on."""
+        self._log("error", "address in use here is owned by another node", address=lease.shown, owner=owner,
+                  pod=lease.pod)  # fmt: skip
+        words = f"{lease.shown} is node {owner}'s by now, where another pod may use it: delete this one"
+        self._tell(lease.pod, lease.uid, CONFLICT, words)
 
     def _end_superseded(self) -> None:
         """What is kept for somebody who has another address on another node by now."""
