@@ -108,6 +108,19 @@ def test_an_endpoint_alone_says_it_while_theirs_is_not_done_with_it():
     assert picture(pool(), pod("web"), an_endpoint("web", "uid-web", "10.0.0.10", finalizer="")).foreign == frozenset()
 
 
+def test_an_endpoint_of_what_nodes_report_by_now_is_theirs_no_more():
+    """Or what the pod gives back would be taken for something that another IPAM holds."""
+    theirs = an_endpoint("web", "uid-web", "10.0.0.10")
+    known = picture(pool(), pod("web"), theirs, lease("10.0.0.10"))
+    (write,) = [one for one in of_views(known) if one.thing.plural == "spiderendpoints"]
+    body = json.loads(write.body)
+    assert body["metadata"] == {"finalizers": None, "uid": "uid-web", "resourceVersion": "1"}
+    ours = endpoint("web", views.endpoints(known)["default", "web"])
+    again = picture(pool(), pod("web"), ours, lease("10.0.0.10"))
+    assert [one for one in of_views(again) if one.thing.plural == "spiderendpoints"] == []
+    assert picture(pool(), pod("web"), ours).foreign == frozenset()
+
+
 def test_the_endpoint_of_a_pod_that_has_gone_goes():
     known = picture(pool(status=allocated(_10=("default/web", "uid-web"))), an_endpoint("web", "uid-web", "10.0.0.10"))
     assert [one.thing.plural for one in of_views(known)] == ["spiderippools", "spiderendpoints"]

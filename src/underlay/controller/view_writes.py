@@ -31,18 +31,30 @@ def of_views(known: Known) -> Iterator[Write]:
             namespace, name = key
             yield writes.create(writes.ENDPOINTS, ENDPOINT, {"namespace": namespace, "name": name}, status=status)
         elif not found.metadata.deletion_timestamp:
-            if change := writes.difference(found.status, status):
-                yield writes.patch(writes.ENDPOINTS, found, {"status": change}, part="all")
+            yield from _described(found, status)
         elif FINALIZER in found.metadata.finalizers:
             yield without_finalizer(writes.ENDPOINTS, found)  # it is made anew
     for key in views.forgotten(known, wanted):
         yield from _gone(known.endpoints[key])
 
 
+def _described(found: Document, status: dict[str, Any]) -> Iterator[Write]:
+    """What nodes report is said of it from now on: whoever else kept it has nothing to do with that."""
+    theirs = FINALIZER in found.metadata.finalizers
+    change: dict[str, Any] = {"metadata": {"finalizers": _without(found)}} if theirs else {}
+    if told := writes.difference(found.status, status):
+        change["status"] = told
+    if change:
+        yield writes.patch(writes.ENDPOINTS, found, change, part="all", version=theirs)
+
+
+def _without(found: Document) -> list[str] | None:
+    return [each for each in found.metadata.finalizers if each != FINALIZER] or None
+
+
 def without_finalizer(plural: str, found: Document) -> Write:
     """Take our finalizer off, and leave others' where they are."""
-    left = [each for each in found.metadata.finalizers if each != FINALIZER]
-    change = {"metadata": {"finalizers": left or None}}
+    change = {"metadata": {"finalizers": _without(found)}}
     return writes.patch(plural, found, change, part="metadata", version=True)
 
 
