@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.controller.at_the_server import a_pool, put_blocks, status
-from tests.controller.pictures import lease
-from tests.kube.api_objects import LEASES
+from tests.controller.pictures import a_node, lease
+from tests.kube.api_objects import BLOCKS, LEASES
 from tests.kube.api_server import ApiServer
 from tests.kube.cluster_bench import until
 from tests.webhook.test_server import make_certificate
@@ -95,6 +95,21 @@ def test_it_leads_writes_judges_and_stops(server: ApiServer, tmp_path: Path) -> 
     assert held["spec"]["holderIdentity"] == ""
 
 
+@pytest.mark.parametrize(("flags", "owners"), [([], {"10.0.0.10": "n1"}), (["--reclaim-not-ready-after", "1"], None)])
+def test_what_a_node_owns_that_is_not_ready_is_given_away_where_that_is_wanted(
+    flags: list[str], owners: dict[str, str] | None, server: ApiServer, tmp_path: Path
+) -> None:
+    a_pool(server)
+    server.put("nodes", a_node("n1", unready=600))
+    put_blocks(server, lease("10.0.0.10"))
+    config = server.kubeconfig(tmp_path / "kubeconfig")
+    running = Process("--kubeconfig", config, "--health-address", f"127.0.0.1:{free_port()}", *flags)
+    assert until(lambda: status(server).get("totalIPCount") == 10)
+    time.sleep(2.0)
+    assert until(lambda: server.objects.all(BLOCKS)[0]["spec"].get("owned") == owners, 15)
+    assert running.stop()[0] == 0
+
+
 def test_while_the_api_server_is_away_it_is_alive_and_not_ready(tmp_path: Path) -> None:
     with ApiServer() as server:
         config = server.kubeconfig(tmp_path / "kubeconfig")
@@ -111,6 +126,8 @@ def test_while_the_api_server_is_away_it_is_alive_and_not_ready(tmp_path: Path) 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--kubeconfig", "/nonexistent"], "/nonexistent"),
     (["--in-cluster"], "KUBERNETES_SERVICE_HOST"),
+    (["--in-cluster", "--reclaim-not-ready-after", "0"], "is not within 1 and 604800 seconds"),
+    (["--in-cluster", "--reclaim-not-ready-after", "nan"], "is not within 1 and 604800 seconds"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_at_the_start(flags: list[str], words: str) -> None:
     command = [sys.executable, "-m", "underlay", "controller", *flags]

@@ -5,6 +5,7 @@ picture(pool("p", ips=["10.0.0.10-10.0.0.19"]), lease("10.0.0.10", "p", pod="def
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,9 +76,19 @@ def pod(name: str, namespace: str = "default", *, owner: tuple[str, str] | None 
     return objects.pod(namespace=namespace, name=name, owner=Owner(*owner) if owner else None, **more)
 
 
-def node(name: str, *taints: str) -> Node:
+def a_node(name: str, *taints: str, unready: float = 0.0) -> dict[str, Any]:
+    """``unready``: how many seconds ago it became so."""
     spec = {"taints": [{"key": key, "effect": "NoExecute"} for key in taints]}
-    return msgspec.convert({"metadata": {"name": name}, "spec": spec}, Node)
+    ready = {"type": "Ready", "status": "Unknown" if unready else "True", "lastTransitionTime": ago(unready)}
+    return {"metadata": {"name": name}, "spec": spec, "status": {"conditions": [{"type": "Other"}, ready]}}
+
+
+def node(name: str, *taints: str, unready: float = 0.0) -> Node:
+    return msgspec.convert(a_node(name, *taints, unready=unready), Node)
+
+
+def ago(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds))
 
 
 def blocks(*owned: Owned) -> tuple[Block, ...]:

@@ -177,6 +177,9 @@ def test_a_pool_that_nobody_needs_is_idle_unless_it_is_to_stay_or_something_is_h
     assert planning.plan(picture(subnet(), there, *pods(1))).idle == []
     kept = lease("10.0.0.10", there.document.name, pod="", state=KEPT, keeper="StatefulSet/shop/db-0")
     assert planning.plan(picture(subnet(), there, kept)).idle == []
+    theirs = {"allocatedIPs": '{"10.0.0.10":{"pod":"shop/web","podUid":"uid-web"}}'}
+    adopting = Object("SpiderIPPool", msgspec.structs.replace(there.document, status=theirs))
+    assert planning.plan(picture(subnet(), adopting, pod("web", namespace="shop"))).idle == []
     assert planning.plan(picture(subnet(), pool())).idle == []  # one that somebody wrote
 
 

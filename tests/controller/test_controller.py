@@ -26,7 +26,9 @@ def test_what_nodes_report_is_seen_in_the_pool_and_in_an_endpoint(server, contro
     put_blocks(server, lease("10.0.0.10"))
     running = controller()
     assert until(lambda: status(server).get("allocatedIPCount") == 1)
-    assert json.loads(status(server)["allocatedIPs"]) == {"10.0.0.10": {"pod": "default/web", "podUid": "uid-web"}}
+    assert json.loads(status(server)["allocatedIPs"]) == {
+        "10.0.0.10": {"pod": "default/web", "podUid": "uid-web", "state": "held"}
+    }
     assert until(lambda: server.get(ENDPOINTS, "default", "web"))
     assert until(lambda: {each["type"] for each in status(server).get("conditions", ())} == {"Valid"})
     assert until(lambda: server.get(POOLS, "", "p")["metadata"].get("finalizers") == [F])

@@ -121,7 +121,7 @@ def dead(client, log, server) -> Callable[..., tuple[DeadNodes, MemoryBlocks]]:
 def look(dead: DeadNodes, store: MemoryBlocks, *nodes: Any) -> None:
     known = picture(*nodes)
     for suspect in dead._suspects.values():
-        suspect.due = 0
+        suspect.due = 0.0
     object.__setattr__(known, "blocks", tuple(store.known()))
     dead.look(known)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tests.controller.at_the_server import a_pool, put_blocks
 from tests.controller.pictures import lease
-from tests.kube.api_objects import ENDPOINTS, PODS, POOLS, RESERVED, SUBNETS
+from tests.kube.api_objects import BLOCKS, ENDPOINTS, PODS, POOLS, RESERVED, SUBNETS
 from tests.kube.api_server import pod as a_pod
 from tests.kube.cluster_bench import until
 
@@ -59,9 +59,11 @@ def test_the_roles_grant_exactly_what_is_asked(server, controller):
     server.put(PODS, a_pod("bare", node="n1", uid="uid-bare", annotations=asks))
     kept = lease("10.0.0.103", pod="", node="", state=KEPT, keeper="StatefulSet/shop/db-0")
     put_blocks(server, lease("10.0.0.100", pod="default/bare"), lease("10.0.0.101", node="gone"), kept)
-    running = controller()
+    server.put(BLOCKS, {"metadata": {"name": "v4-10.1.0.0"}, "spec": {"revision": 9}})
+    running = controller(empty=0.2)
     try:
         assert until(lambda: len(list(server.objects.all(POOLS))) == 3)
+        assert until(lambda: server.get(BLOCKS, "", "v4-10.1.0.0") is None)
         assert until(lambda: server.get(ENDPOINTS, "default", "bare"))
         put_blocks(server, lease("10.0.0.102", pod="default/bare"))
         assert until(lambda: server.asked("patch", ENDPOINTS))

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.controller.pictures import blocks, lease, picture
+from tests.controller.pictures import blocks, lease, picture, pod
 from tests.controller.store import MemoryBlocks
 from tests.kube.api_server import Fault
+from tests.kube.api_server import pod as a_pod
 
 from underlay.controller import asking
 from underlay.controller.ownerless import Ownerless, keepers, settled
@@ -46,6 +47,39 @@ def test_what_a_node_owns_is_never_touched(drawn):
         after = settled(block, {SET})
         assert after.owned == block.owned
         assert {at: one for at, one in block.leases.items() if at in block.owned} == after.leases
+
+
+WEB = "Pod/default/web/uid-web"
+
+
+def adopted(address: str, keeper: str = WEB, pod: str = "default/web", **more: Any) -> Any:
+    return lease(address, pod=pod, node="", container_id="", keeper=keeper, **more)
+
+
+def test_of_adopted_leases_those_are_asked_about_whose_pod_seems_to_be_gone():
+    assert keepers(picture(adopted("10.0.0.1"), pod("web"))) == set()
+    assert keepers(picture(adopted("10.0.0.1"), pod("web", uid="another"))) == {WEB}
+    assert keepers(picture(adopted("10.0.0.1", SET))) == {WEB}
+
+
+def test_an_adopted_lease_ends_with_its_pod_and_its_address_rests():
+    (block,) = blocks(adopted("10.0.0.1"), adopted("10.0.0.2", SET), adopted("10.0.0.3", "Pod/a/b/c", "a/b", uid="c"))
+    assert settled(block, {SET}, 7) is block
+    after = settled(block, {WEB}, 7)
+    assert {one.shown: (one.state, one.keeper, one.uid) for one in after.leases.values()} == {
+        "10.0.0.2": ("kept", SET, ""), "10.0.0.3": ("held", "Pod/a/b/c", "c"),
+    }  # fmt: skip
+    assert set(after.resting.values()) == {7}
+    assert len(after.resting) == 2
+
+
+def test_an_adopted_pod_that_is_gone_by_the_api_servers_word_holds_nothing(looking, server):
+    made = looking(adopted("10.0.0.1"))
+    server.put("pods", a_pod("web", node="n1", uid="uid-web"))
+    assert left(made) == ["10.0.0.1"]
+    server.delete("pods", "default", "web")
+    server.put("pods", a_pod("web", node="n1", uid="another"))
+    assert left(made) == []
 
 
 @pytest.fixture

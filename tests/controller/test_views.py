@@ -22,7 +22,7 @@ def test_a_pools_status_is_the_documented_one():
         "d4": {
             "totalIPCount": 51,
             "allocatedIPCount": 1,
-            "allocatedIPs": '{"172.31.80.10":{"pod":"default/dual-000","podUid":"8ee6d403"}}',
+            "allocatedIPs": '{"172.31.80.10":{"pod":"default/dual-000","podUid":"8ee6d403","state":"held"}}',
         }
     }
 

@@ -99,8 +99,8 @@ class Objects:
             meta.setdefault("namespace", "default")
         with self.changed:
             old = self._all(resource).get((meta.get("namespace", ""), meta["name"]))
-            if old is not None:
-                meta.setdefault("uid", old["metadata"]["uid"])
+            for key in ("uid", "creationTimestamp") if old is not None else ():
+                meta.setdefault(key, old["metadata"][key])
             return self._store(resource, wanted, old)
 
     def delete(self, resource: str, namespace: str, name: str) -> None:

@@ -11,7 +11,7 @@ from tests.kube.api_server import Fault
 from tests.kube.cluster_bench import QUICK, Lines, soon, until
 
 from underlay.cni.address import Address
-from underlay.ipam.pools.block import Block, BlockConflict, Key, StoreRefuses, StoreUnreachable, Want
+from underlay.ipam.pools.block import Block, BlockConflict, Key, StoreRefuses, StoreUnreachable, Want, swaps_of
 from underlay.ipam.pools.lease import HELD, Lease
 from underlay.kube.block_store import ApiBlocks
 from underlay.kube.client import Client
@@ -44,6 +44,8 @@ def make(server, tmp_path):
 
 
 class TestApiBlocks(BlockStoreContract):
+    ticks = 1.1
+
     @pytest.fixture
     def store(self, make):
         store = make()
@@ -68,7 +70,7 @@ def test_of_two_that_create_a_block_one_does(make, server):
     nothing = one.read(KEY, soon())
     assert nothing == Block(KEY)
     made = one.swap(nothing, own(nothing, FIRST), soon())
-    assert (made.owned, made.revision) == ({FIRST: "n1"}, 1)
+    assert (made.owned, swaps_of(made.revision)) == ({FIRST: "n1"}, 1)
     with pytest.raises(BlockConflict):
         other.swap(nothing, own(nothing, FIRST, node="n2"), soon())
     assert other.read(KEY, soon()) == made
@@ -80,11 +82,11 @@ def test_of_two_that_create_a_block_one_does(make, server):
 def test_of_two_that_change_a_block_one_does(make):
     one, other = make(start=False), make(start=False)
     before = one.swap(Block(KEY), own(Block(KEY), FIRST, FIRST + 1), soon())
-    wanted = replace(before, wanted={FIRST: Want("n2", "StatefulSet/default/db-0")}, revision=2)
+    wanted = replace(before, wanted={FIRST: Want("n2", "StatefulSet/default/db-0")}, revision=before.revision + 1)
     after = other.swap(before, wanted, soon())
     with pytest.raises(BlockConflict):
         one.swap(before, replace(before, owned={FIRST: "n1"}), soon())
-    given = replace(after, owned={FIRST: "n2"}, wanted={}, resting={FIRST + 1: 5}, revision=3)
+    given = replace(after, owned={FIRST: "n2"}, wanted={}, resting={FIRST + 1: 5}, revision=after.revision + 1)
     assert one.swap(after, given, soon()) == replace(given, version=one.read(KEY, soon()).version)
 
 
@@ -166,13 +168,13 @@ def test_the_watch_tells_of_every_change_and_of_what_was_missed(make, server):
     assert told[1:] == [made, store.read(KEY, soon())]
     assert sorted(block.key.name for block in store.known()) == ["v4-10.0.0.0", NAME]
     server.delete(BLOCKS, "", NAME)
-    assert until(lambda: told[-1] == Block(KEY))
+    assert until(lambda: told[-1] == Block(KEY, made.revision))
     server.stop()
     assert until(store.fault)
     server.delete(BLOCKS, "", "v4-10.0.0.0")
     server.objects.lose_history()
     server.start()
-    assert until(lambda: told[-1] == Block(Key(4, 0x0A000000)))
+    assert until(lambda: told[-1] == Block(Key(4, 0x0A000000), told[0].revision))
     assert (list(store.known()), store.ready()) == ([], True)
     assert until(lambda: not store.fault())
 

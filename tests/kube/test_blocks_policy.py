@@ -20,13 +20,14 @@ A, B = "10.6.168.17", "10.6.168.18"
 
 
 def judged(
-    before: Any, after: Any, *, policy: str = "underlay-blocks", node: str | None = "n1", user: str = USER
-) -> str:
+    before: Any, after: Any, *, policy: str = "underlay-blocks", node: str | None = "n1", user: str = USER,
+    part: str = "owned",
+) -> str:  # fmt: skip
     """The message of the first validation that fails, "" where the request is let through."""
     info: dict[str, Any] = {"username": user}
     if node is not None:
         info["extra"] = {"authentication.kubernetes.io/node-name": [node]}
-    objects = [None if owned is None else {"spec": {"owned": owned} if owned else {}} for owned in (before, after)]
+    objects = [None if said is None else {"spec": {part: said} if said else {}} for said in (before, after)]
     given: dict[str, Any] = {"request": {"userInfo": info}, "oldObject": objects[0], "object": objects[1]}
     spec = POLICIES[policy]
     if not all(cel.evaluate(each["expression"], given) for each in spec.get("matchConditions", ())):
@@ -69,6 +70,12 @@ def test_a_token_that_names_no_node_may_do_nothing() -> None:
 def test_a_block_that_has_owners_is_not_deleted() -> None:
     assert "two of them" in judged({A: "n1"}, None, policy="underlay-blocks-kept", user="admin", node=None)
     assert judged({}, None, policy="underlay-blocks-kept", user="admin", node=None) == ""
+
+
+def test_a_block_with_what_is_set_aside_is_not_deleted() -> None:
+    kept = {A: {"state": "kept", "keeper": "StatefulSet/shop/db-0"}}
+    words = judged(kept, None, policy="underlay-blocks-kept", user="admin", node=None, part="leases")
+    assert "set aside for pods" in words
 
 
 def test_every_policy_is_bound_and_denies() -> None:

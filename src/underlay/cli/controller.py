@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from underlay.webhook.server import Server
 
 _STOP_SECONDS = 10.0
+_LEAST_UNREADY, _MOST_UNREADY = 1.0, 604800.0
 _EPILOG = """\
 Of several, the one that holds the Lease "underlay-controller" writes:
   status of SpiderIPPools and SpiderSubnets, SpiderEndpoints, the condition Valid of what slipped past the webhook;
   pools of applications, cut from SpiderSubnets; finalizers, so that a pool in use stays until its last address is free;
-  addresses of nodes that are gone, or tainted node.kubernetes.io/out-of-service, become free.
+  addresses of nodes that are gone, or tainted node.kubernetes.io/out-of-service, become free; with
+  --reclaim-not-ready-after those of pods that ought to have ended on nodes that are not ready, too.
 All of them answer AdmissionReviews of address pools at POST /validate, over HTTPS, where a certificate is given.
 GET /healthz and /readyz at --health-address. deploy/controller.yaml runs it.
 
@@ -32,6 +34,7 @@ signals: SIGTERM, SIGINT finish the writes in flight, leave the Lease to others 
 examples:
   underlay controller --in-cluster --tls-cert /tls/tls.crt --tls-key /tls/tls.key
   underlay controller --kubeconfig admin.kubeconfig --health-address 127.0.0.1:9465
+  underlay controller --in-cluster --reclaim-not-ready-after 600
 """
 
 
@@ -49,6 +52,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--context", metavar="NAME", default="", help="of the kubeconfig; default its current one")
     parser.add_argument("--namespace", metavar="NAME", default="", help="of the Lease; default kube-system")
     parser.add_argument("--identity", metavar="NAME", default="", help="who stands for election; default the host")
+    parser.add_argument(
+        "--reclaim-not-ready-after", metavar="SECONDS", type=float,
+        help="give away what pods held that are gone, or terminate too long, on a node that has not been ready for "
+        "that long; two pods may then use one address until it is fenced; default never",
+    )  # fmt: skip
     parser.add_argument("--health-address", metavar="HOST:PORT", default="", help="of /healthz and /readyz")
     parser.add_argument("--tls-cert", metavar="FILE", default="", help="PEM, of the webhook; default no webhook")
     parser.add_argument("--tls-key", metavar="FILE", default="", help="PEM: its key")
@@ -93,14 +101,22 @@ def run(options: argparse.Namespace) -> int:
 
 def _controller(options: argparse.Namespace, log: Logs) -> Controller:
     from underlay.controller.app import Controller, Settings
+    from underlay.errors import InvalidConfig
     from underlay.kube.access import InCluster
     from underlay.kube.kubeconfig import Kubeconfig
 
+    unready = options.reclaim_not_ready_after
+    if unready is not None and not _LEAST_UNREADY <= unready <= _MOST_UNREADY:
+        raise InvalidConfig(
+            f"--reclaim-not-ready-after {unready:g} is not within {_LEAST_UNREADY:g} and {_MOST_UNREADY:g} seconds",
+            hint="Kubernetes itself deletes the pods of such a node after 300. Leave it out to take nothing by time.",
+        )
     access = InCluster(os.environ, log) if options.in_cluster else Kubeconfig(options.kubeconfig, log, options.context)
     name = options.identity or os.environ.get("POD_NAME") or os.uname().nodename
     settings = Settings(
         namespace=options.namespace or os.environ.get("POD_NAMESPACE") or "kube-system",
         identity=f"{name}_{secrets.token_hex(8)}",  # a pod of the same name later on is another candidate
+        unready=unready,
     )
     return Controller(access, log, settings)
 

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from underlay.cli import adopt
 from underlay.errors import NotAvailable, UnderlayError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 The daemon is asked, or, where none runs, its state directory. With --manifest-dir or --node, explain reads manifests
-alone: it takes no root, and knows nothing of what is free.
+alone: it takes no root, and knows nothing of what is free. adopt asks the API server.
 
 examples:
   underlay ipam explain default/web-0 --interface net1 --network kube-system/macvlan
@@ -25,6 +26,7 @@ examples:
   underlay ipam who 172.18.40.10
   underlay ipam reserve 172.18.40.50 --for default/gateway
   underlay ipam release 172.18.40.50
+  underlay ipam adopt --kubeconfig admin.kubeconfig
 """
 _ANSWER_SECONDS = 10.0
 _START_HINT = "Start the daemon: the pools are at the API server."
@@ -71,6 +73,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         command.set_defaults(run=run, act=name)
     for command in commands.choices.values():
         command.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+    adopt.register(commands)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.since))
             row = (one.address, one.pool, one.state, one.pod, one.ifname, one.keeper, since)
             rows.append((*row, *([one.node] if wish.everywhere else [])))
-        sys.stdout.write(_table(rows))
+        sys.stdout.write(table(rows))
     return 0 if leases or options.act in ("list", "release") else 1
 
 
@@ -126,7 +129,7 @@ def run_explain(options: argparse.Namespace) -> int:
     for one in told.lines:
         free = str(one.free) if one.free >= 0 else ""
         rows.append((one.pool, f"IPv{one.family}", free, one.why or f"{one.place}. to be tried"))
-    sys.stdout.write(_table(rows))
+    sys.stdout.write(table(rows))
     return 1 if told.fault else 0
 
 
@@ -199,7 +202,8 @@ def _settings(options: argparse.Namespace) -> Any:
     return config.load(options.config, {key: value for key in keys if (value := getattr(options, key, None))})
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells as aligned lines; the first are headings."""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "".join(line.rstrip() + "\n" for line in lines)

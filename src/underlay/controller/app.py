@@ -1,7 +1,8 @@
 """The controller: what no node can do for itself, by one of several at a time.
 
     watches ─▶ Known, every moment that something changed ─▶ views, upkeep, applications ─▶ Writer   while leading
-                                                          └▶ dead nodes, ownerless leases ─▶ blocks   while leading
+                                                          └▶ dead nodes, ownerless leases,            while leading
+                                                             empty blocks ─────────────────▶ blocks
                                                           └▶ around(): what the webhook judges by     always
 
 Nothing here is on the path of an ADD. Whatever is decided is a function of what was last told, so a controller that
@@ -22,9 +23,11 @@ from underlay.controller import upkeep, view_writes, writes
 from underlay.controller.applications import SHRINK_SECONDS, Applications
 from underlay.controller.dead_nodes import DeadNodes
 from underlay.controller.election import Election, Terms
+from underlay.controller.empty_blocks import AFTER_SECONDS, EmptyBlocks
 from underlay.controller.idle_pools import IdlePools
 from underlay.controller.known import Watching
 from underlay.controller.ownerless import Ownerless
+from underlay.controller.unready import Unready
 from underlay.controller.upkeep import Upkeep
 from underlay.controller.writer import Pace, Writer
 from underlay.kube.block_store import ApiBlocks
@@ -51,7 +54,8 @@ class Settings:
     """``namespace`` is the Lease's, ``identity`` who stands for election. Seconds: ``grace`` before a pool in deletion
     goes, ``shrink`` before an application's pool gets smaller, ``settle`` before a new leader makes pools, ``again``
     between two questions whether an application or a keeper is gone, ``look`` between two looks where nothing has
-    changed, ``least`` where something has.
+    changed, ``least`` where something has; ``empty`` before a block that nothing is in is removed; ``unready`` that a
+    node may be not ready before its pods' addresses are taken, None where they never are.
     """
 
     namespace: str
@@ -65,6 +69,8 @@ class Settings:
     again: float = 15.0
     look: float = 10.0
     least: float = 0.5
+    empty: float = AFTER_SECONDS
+    unready: float | None = None
 
 
 class Controller:
@@ -85,8 +91,10 @@ class Controller:
         )  # fmt: skip
         self._writer = Writer(client, log, lambda: self._election.until, pace=settings.pace, written=self._changed)
         self._upkeep = Upkeep(grace=settings.grace)
-        self._dead = DeadNodes(client, self._store, log, lambda: self._election.until)
+        unready = Unready(settings.unready)
+        self._dead = DeadNodes(client, self._store, log, lambda: self._election.until, unready=unready)
         self._ownerless = Ownerless(client, self._store, log, lambda: self._election.until, again=settings.again)
+        self._empty = EmptyBlocks(client, log, lambda: self._election.until, after=settings.empty)
         self._applications = Applications(log, shrink=settings.shrink)
         self._idle_pools = IdlePools(client, log, lambda: self._election.until, again=settings.again)
         self._idle: list[Document] = []
@@ -169,7 +177,7 @@ class Controller:
         known = self._known()
         if known is None:
             return
-        for look in (self._dead.look, self._ownerless.look):
+        for look in (self._dead.look, self._ownerless.look, self._empty.look):
             with self._apart(look):
                 look(known)
         with self._apart(self._idle_pools.look):

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from underlay.controller import writes
 from underlay.controller.known import subject_of
 from underlay.controller.upkeep import CIDR, cidr_label
-from underlay.controller.view_writes import FINALIZER
 from underlay.controller.views import OWNER
+from underlay.controller.writes import FINALIZER
 from underlay.errors import UnderlayError
 from underlay.ipam.pools import intervals
 from underlay.ipam.pools.applications import Asked, asked, fitted, name_of, used_up

@@ -5,13 +5,15 @@ Every question is a quorum read (no resourceVersion). Raises Refused, Unreachabl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from underlay.controller.watched import Node
-from underlay.ipam.pools.lease import CLAIM
+from underlay.controller.watched import Node, seconds
+from underlay.ipam.pools.lease import CLAIM, POD
+from underlay.kube import objects
 from underlay.kube.faults import Refused, Unreachable
 from underlay.kube.resources import JSON, PARTIAL_OBJECT
 
@@ -37,9 +39,25 @@ _PATHS: Final = {
 }
 
 
-class _Metadata(msgspec.Struct):
+class Left(NamedTuple):
+    """A pod that a node has: ``pod`` is "namespace/name". ``static``: its UID is not the one its node reports.
+    ``ended``: its containers have. ``ends``: when the time is over that it was given to terminate, realtime seconds,
+    infinity where it is not deleted.
+    """
+
+    pod: str
+    uid: str
+    static: bool = False
+    ended: bool = False
+    ends: float = inf
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
     name: str = ""
     namespace: str = ""
+    uid: str = ""
+    annotations: dict[str, str] | None = None
+    deletion_timestamp: str | None = None
 
 
 class _Spec(msgspec.Struct, rename="camel"):
@@ -69,6 +87,10 @@ class _Set(msgspec.Struct):
     spec: _SetSpec = msgspec.field(default_factory=_SetSpec)
 
 
+class _Bare(msgspec.Struct):
+    metadata: _Metadata
+
+
 class _ListMetadata(msgspec.Struct):
     more: str = msgspec.field(default="", name="continue")
 
@@ -82,6 +104,7 @@ _ENDED: Final = ("Succeeded", "Failed")
 _PODS: Final = msgspec.json.Decoder(_Pods)
 _NODE: Final = msgspec.json.Decoder(Node)
 _SET: Final = msgspec.json.Decoder(_Set)
+_BARE: Final = msgspec.json.Decoder(_Bare)
 
 
 def is_marked_down(node: Node) -> bool:
@@ -89,30 +112,34 @@ def is_marked_down(node: Node) -> bool:
     return any(taint.key == OUT_OF_SERVICE for taint in node.taints)
 
 
-def node_is_down(client: Client, name: str, deadline: float) -> bool:
-    """Whether the node does not exist, or is marked as being down."""
+def node_at(client: Client, name: str, deadline: float) -> Node | None:
+    """The node; None where it does not exist."""
     try:
         raw = client.call("GET", f"/api/v1/nodes/{quote(name, safe='')}", deadline, accept=JSON)
     except Refused as fault:
         if fault.status == 404 and fault.reason == "NotFound":
-            return True
+            return None
         raise
-    return is_marked_down(_decoded(_NODE, raw))
+    return _decoded(_NODE, raw)
 
 
-def pods_left(client: Client, node: str, deadline: float) -> list[str]:
-    """The pods of a node as "namespace/name", but for those that have no NICs of ours: in the host's network, or at an
-    end of their own.
-    """
-    found: list[str] = []
+def pods_left(client: Client, node: str, deadline: float) -> list[Left]:
+    """The pods of a node, but for those in the host's network, which have no NICs of ours."""
+    found: list[Left] = []
     query = {"fieldSelector": f"spec.nodeName={node}", "limit": str(_PAGE)}
     while True:
         page = _decoded(_PODS, client.call("GET", f"/api/v1/pods?{urlencode(query)}", deadline, accept=JSON))
-        own = (pod for pod in page.items or () if not pod.spec.host_network and pod.status.phase not in _ENDED)
-        found += (f"{pod.metadata.namespace}/{pod.metadata.name}" for pod in own)
+        found += (_left(pod) for pod in page.items or () if not pod.spec.host_network)
         if not page.metadata.more:
             return found
         query["continue"] = page.metadata.more
+
+
+def _left(pod: _Pod) -> Left:
+    meta = pod.metadata
+    one = objects.pod(namespace=meta.namespace, name=meta.name, uid=meta.uid, annotations=meta.annotations or {})
+    shown, ended = f"{meta.namespace}/{meta.name}", pod.status.phase in _ENDED
+    return Left(shown, one.uid, one.static, ended, seconds(meta.deletion_timestamp or ""))
 
 
 def knows(kind: str) -> bool:
@@ -127,11 +154,16 @@ def application_is_gone(client: Client, kind: str, namespace: str, name: str, de
 
 def keeper_is_gone(client: Client, keeper: str, deadline: float) -> bool:
     """Whether the API server says that whom "Kind/namespace/name" names is not meant to exist any more: the set's pod
-    is beyond its replicas, the machine or claim is not there. False where that cannot be said.
+    is beyond its replicas, the machine or claim, or the pod with that UID, is not there. False where that cannot be
+    said.
     """
     kind, namespace, name = (*keeper.split("/", 2), "", "")[:3]  # of a reservation for nobody it is "Reserved/"
     if not namespace or not name:
         return False
+    if kind == POD:
+        name, _, uid = name.partition("/")
+        found = _get(client, kind, namespace, name, deadline, PARTIAL_OBJECT)
+        return found is None or _decoded(_BARE, found).metadata.uid != uid
     if kind == "VirtualMachine":
         instance = _get(client, "VirtualMachineInstance", namespace, name, deadline, PARTIAL_OBJECT)
         return instance is None and application_is_gone(client, kind, namespace, name, deadline)

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from underlay.controller import watched
+from underlay.controller import foreign, watched
 from underlay.controller.watched import Document, Mirror, Node
 from underlay.errors import UnderlayError
 from underlay.ipam.pools.objects import POOL, RESERVED, SUBNET, Pool, Reserved, Subnet, parse_object
@@ -35,7 +35,8 @@ _READ: Final = ("spiderippools", "spidersubnets", "spiderreservedips")
 class Known:
     """One picture. Pools, subnets and reservations are by name; endpoints and pods by (namespace, name).
 
-    ``read`` holds, by (kind, name), what of the documents could be read, ``wrong`` why others could not.
+    ``read`` holds, by (kind, name), what of the documents could be read, ``wrong`` why others could not; ``foreign``
+    what other IPAMs have given to pods.
     """
 
     pools: Mapping[str, Document] = field(default_factory=dict)
@@ -47,12 +48,17 @@ class Known:
     blocks: tuple[Block, ...] = ()
     read: Mapping[tuple[str, str], Spec] = field(default_factory=dict)
     wrong: Mapping[tuple[str, str], UnderlayError] = field(default_factory=dict)
+    foreign: frozenset[Lease] = frozenset()
 
     def leases(self) -> Iterable[tuple[Lease, str]]:
-        """Every lease that nodes have reported, and the node that owns its address ("" where none does by now)."""
+        """Every lease that nodes have reported, and the node that owns its address ("" where none does by now); and
+        those of another IPAM's (:mod:`underlay.controller.foreign`).
+        """
         for block in self.blocks:
             for value, lease in block.leases.items():
                 yield lease, block.owned.get(value, "")
+        for lease in self.foreign:
+            yield lease, ""
 
     def pool(self, name: str) -> Pool | None:
         """A pool that can be read."""
@@ -75,7 +81,7 @@ def picture(known: Known) -> Known:
                 read[kind, name] = parse_object(as_manifest(kind, document))
             except UnderlayError as error:
                 wrong[kind, name] = error
-    return replace(known, read=read, wrong=wrong)
+    return replace(known, read=read, wrong=wrong, foreign=foreign.leases(known))
 
 
 def as_manifest(kind: str, document: Document) -> dict[str, Any]:
@@ -148,7 +154,7 @@ class Watching:
         seen = tuple(documents[plural] for plural in _READ)
         with self._lock:
             if len(self._seen) == len(seen) and all(one is other for one, other in zip(seen, self._seen, strict=True)):
-                return replace(now, read=self._known.read, wrong=self._known.wrong)
+                return replace(now, read=self._known.read, wrong=self._known.wrong, foreign=foreign.leases(now))
             self._seen, self._known = seen, picture(now)
             return self._known
 

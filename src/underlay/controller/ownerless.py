@@ -1,6 +1,7 @@
 """Sees to leases of addresses that no node owns: nobody else would ever end them.
 
     for a keeper (its node is down)        kept, until the API server says that the keeper is not wanted any more
+    for a pod of another IPAM's (adopted)  held, until it says that the pod is gone; then kept, if there is a keeper
     for nobody (a report that came late)   ended: who does not own an address holds nothing of it
 
 A keeper's address is left alone as long as somebody might come back for it: a reservation, a kind that cannot be asked
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from underlay.controller import asking
 from underlay.controller.dead_nodes import kept
 from underlay.ipam.pools.block import BlockConflict, StoreUnreachable
+from underlay.ipam.pools.lease import pod_keeper
 from underlay.kube.faults import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from underlay.controller.known import Known
     from underlay.ipam.pools.block import Block, BlockStore
+    from underlay.ipam.pools.lease import Lease
     from underlay.kube.client import Client
     from underlay.kube.source import Log
 
@@ -31,25 +34,42 @@ _AGAIN: Final = 15.0
 
 
 def keepers(known: Known) -> set[str]:
-    """For whom something is kept that no node owns."""
-    return {
-        lease.keeper
-        for block in known.blocks
-        for value, lease in block.leases.items()
-        if value not in block.owned and lease.keeper
-    }
+    """For whom something is kept that no node owns, and of pods that hold such those that seem to be gone."""
+    found: set[str] = set()
+    for block in known.blocks:
+        for value, lease in block.leases.items():
+            if value not in block.owned and not (lease.adopted and _is_there(known, lease)):
+                found.add(_waits_for(lease))
+    return found - {""}
 
 
-def settled(block: Block, gone: Collection[str]) -> Block:
-    """The block without the leases that are nobody's, ``gone`` being keepers that are not wanted any more. The same
-    block where there is nothing to change.
+def _is_there(known: Known, lease: Lease) -> bool:
+    namespace, _, name = lease.pod.partition("/")
+    pod = known.pods.get((namespace, name))
+    return pod is not None and pod.uid == lease.uid
+
+
+def _waits_for(lease: Lease) -> str:
+    return pod_keeper(lease.pod, lease.uid) if lease.adopted else lease.keeper
+
+
+def settled(block: Block, gone: Collection[str], now: int = 0) -> Block:
+    """The block without the leases that are nobody's, ``gone`` being keepers that are not wanted any more. ``now`` in
+    realtime nanoseconds. The same block where there is nothing to change.
     """
-    leases = {
-        value: lease if value in block.owned else kept(lease)
-        for value, lease in block.leases.items()
-        if value in block.owned or (lease.keeper and lease.keeper not in gone)
-    }
-    return block if leases == block.leases else replace(block, revision=block.revision + 1, leases=leases)
+    leases, resting = dict(block.leases), dict(block.resting)
+    for value, lease in block.leases.items():
+        if value in block.owned or (lease.adopted and _waits_for(lease) not in gone):
+            continue
+        if lease.adopted:
+            resting[value] = now
+        if lease.keeper and lease.keeper not in gone:
+            leases[value] = kept(lease)
+        else:
+            del leases[value]
+    if leases == block.leases:
+        return block
+    return replace(block, revision=block.revision + 1, leases=leases, resting=resting)
 
 
 class Ownerless:
@@ -82,7 +102,7 @@ class Ownerless:
                     self._due[keeper] = now + self._again
                     self._ask(keeper)
             for before in known.blocks:
-                after = settled(before, self._gone)
+                after = settled(before, self._gone, time.time_ns())
                 if after is not before:
                     self._swap(before, after)
         except (Unreachable, StoreUnreachable) as fault:  # nor would the others be answered

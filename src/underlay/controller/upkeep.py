@@ -14,9 +14,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from underlay.controller import writes
+from underlay.controller import foreign, writes
 from underlay.controller.known import as_manifest
-from underlay.controller.view_writes import FINALIZER, without_finalizer
+from underlay.controller.view_writes import without_finalizer
+from underlay.controller.writes import FINALIZER
 from underlay.ipam.pools.objects import POOL, RESERVED, SUBNET, Pool, Reserved, Subnet
 from underlay.multus import lint_objects, lint_pools
 from underlay.multus.findings import Finding, Severity, Subject
@@ -124,7 +125,7 @@ def _conditions(known: Known, around_: Around) -> Iterator[Write]:
             if read is not None:
                 findings += lint_pools.beside(subject, read, around_, clashing.get(name, {}))
             if isinstance(read, Pool):
-                findings += lint_pools.left_over(subject, read, around_)
+                findings += [*lint_pools.left_over(subject, read, around_), *foreign.findings(subject, known, name)]
             wanted = _condition(document, findings)
             before = _before(document)
             if wanted != before.get(VALID):

@@ -5,24 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from underlay.controller import views, writes
+from underlay.controller.writes import FINALIZER
 from underlay.ipam.pools.objects import ENDPOINT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from underlay.controller.known import Known
     from underlay.controller.watched import Document
     from underlay.controller.writes import Write
 
-# Theirs, and ours where an earlier controller set it: it is taken off what is to go, and set on pools alone.
-FINALIZER: Final = "spiderpool.spidernet.io"
 _POOL_KEYS: Final = frozenset({"totalIPCount", "allocatedIPCount", "allocatedIPs"})
 _SUBNET_KEYS: Final = frozenset({"totalIPCount", "allocatedIPCount", "controlledIPPools"})
 
 
 def of_views(known: Known) -> Iterator[Write]:
     """Every write; none where the objects say it already."""
-    yield from _statuses(writes.POOLS, known.pools, views.pool_statuses(known), _POOL_KEYS)
+    others = {lease.pool for lease in known.foreign}  # whoever gave those out may write as well
+    yield from _statuses(writes.POOLS, known.pools, views.pool_statuses(known), _POOL_KEYS, others)
     yield from _statuses(writes.SUBNETS, known.subnets, views.subnet_statuses(known), _SUBNET_KEYS)
     wanted = views.endpoints(known)
     for key, status in wanted.items():
@@ -31,18 +31,30 @@ def of_views(known: Known) -> Iterator[Write]:
             namespace, name = key
             yield writes.create(writes.ENDPOINTS, ENDPOINT, {"namespace": namespace, "name": name}, status=status)
         elif not found.metadata.deletion_timestamp:
-            if change := writes.difference(found.status, status):
-                yield writes.patch(writes.ENDPOINTS, found, {"status": change}, part="all")
+            yield from _described(found, status)
         elif FINALIZER in found.metadata.finalizers:
             yield without_finalizer(writes.ENDPOINTS, found)  # it is made anew
     for key in views.forgotten(known, wanted):
         yield from _gone(known.endpoints[key])
 
 
+def _described(found: Document, status: dict[str, Any]) -> Iterator[Write]:
+    """What nodes report is said of it from now on: whoever else kept it has nothing to do with that."""
+    theirs = FINALIZER in found.metadata.finalizers
+    change: dict[str, Any] = {"metadata": {"finalizers": _without(found)}} if theirs else {}
+    if told := writes.difference(found.status, status):
+        change["status"] = told
+    if change:
+        yield writes.patch(writes.ENDPOINTS, found, change, part="all", version=theirs)
+
+
+def _without(found: Document) -> list[str] | None:
+    return [each for each in found.metadata.finalizers if each != FINALIZER] or None
+
+
 def without_finalizer(plural: str, found: Document) -> Write:
     """Take our finalizer off, and leave others' where they are."""
-    left = [each for each in found.metadata.finalizers if each != FINALIZER]
-    change = {"metadata": {"finalizers": left or None}}
+    change = {"metadata": {"finalizers": _without(found)}}
     return writes.patch(plural, found, change, part="metadata", version=True)
 
 
@@ -54,8 +66,9 @@ def _gone(found: Document) -> Iterator[Write]:
 
 
 def _statuses(
-    plural: str, documents: Mapping[str, Document], wanted: Mapping[str, dict[str, Any]], keys: frozenset[str]
-) -> Iterator[Write]:
+    plural: str, documents: Mapping[str, Document], wanted: Mapping[str, dict[str, Any]], keys: frozenset[str],
+    others: Collection[str] = (),
+) -> Iterator[Write]:  # fmt: skip
     for name, status in wanted.items():
         if change := writes.difference(documents[name].status, status, keys):
-            yield writes.patch(plural, documents[name], {"status": change}, part="status")
+            yield writes.patch(plural, documents[name], {"status": change}, part="status", version=name in others)

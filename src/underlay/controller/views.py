@@ -25,7 +25,7 @@ from underlay.ipam.pools.objects import Pool
 from underlay.ipam.pools.written import ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from underlay.controller.known import Known
     from underlay.ipam.pools.lease import Lease
@@ -58,16 +58,17 @@ def pool_statuses(known: Known) -> dict[str, dict[str, Any]]:
             leases = sorted(by_pool.get(name, ()))
             found[name] = {"totalIPCount": pool.listed, "allocatedIPCount": len(leases)}
             if leases:
-                found[name]["allocatedIPs"] = _allocated(leases)
+                found[name]["allocatedIPs"] = _allocated(leases, known.foreign)
     return found
 
 
-def _allocated(leases: Iterable[Lease]) -> str:
+def _allocated(leases: Sequence[Lease], foreign: Collection[Lease]) -> str:
+    """Ours are told by their ``state`` from those of another IPAM, which nothing else knows of: they come first."""
     parts: list[bytes] = []
     size = 2
-    for lease in leases:
-        pod = lease.pod or lease.keeper.partition("/")[2]
-        one = msgspec.json.encode({lease.shown: {"pod": pod, "podUid": lease.uid}})[1:-1]
+    for lease in (*(one for one in leases if one in foreign), *(one for one in leases if one not in foreign)):
+        told = {"pod": lease.pod or lease.keeper.partition("/")[2], "podUid": lease.uid}
+        one = msgspec.json.encode({lease.shown: told if lease in foreign else {**told, "state": lease.state}})[1:-1]
         size += len(one) + 1
         if size > LISTED_BYTES:
             break
@@ -113,7 +114,7 @@ def endpoints(known: Known) -> dict[Key, dict[str, Any]]:
     """The status of every SpiderEndpoint that is to say something, by (namespace, name)."""
     grouped: dict[Key, list[_Held]] = {}
     for lease, node in known.leases():
-        key = _key(lease)
+        key = _key(lease) if lease not in known.foreign else None
         if key is not None:
             grouped.setdefault(key, []).append(_Held(lease, node))
     pods = {endpoint_of(pod): pod for pod in known.pods.values()}
@@ -130,11 +131,13 @@ def endpoint_of(pod: Pod) -> Key:
 
 def forgotten(known: Known, wanted: Mapping[Key, object]) -> list[Key]:
     """The SpiderEndpoints whose pod is gone and of which nothing is held or kept."""
-    alive = {endpoint_of(pod) for pod in known.pods.values()}
+    alive = {endpoint_of(pod) for pod in known.pods.values()} | {_key(lease) for lease in known.foreign}
     return [key for key in known.endpoints if key not in wanted and key not in alive]
 
 
 def _key(lease: Lease) -> Key | None:
+    if lease.adopted:
+        return None  # theirs says it
     kind, _, named = lease.keeper.partition("/")
     shown = named if kind == _MACHINE or (lease.state == KEPT and kind == _SET) else ""
     if not shown and lease.state == HELD:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
@@ -71,11 +73,22 @@ class _NodeSpec(msgspec.Struct, frozen=True):
     taints: tuple[Taint, ...] | None = None
 
 
+class _Condition(msgspec.Struct, frozen=True, rename="camel"):
+    type: str = ""
+    status: str = ""
+    last_transition_time: str | None = None
+
+
+class _NodeStatus(msgspec.Struct, frozen=True):
+    conditions: tuple[_Condition, ...] | None = None
+
+
 class Node(msgspec.Struct, frozen=True):
     """A node, as far as it says whether it is there."""
 
     metadata: Metadata = Metadata()
     spec: _NodeSpec = _NodeSpec()
+    status: _NodeStatus = _NodeStatus()
 
     @property
     def namespace(self) -> str:
@@ -91,6 +104,23 @@ class Node(msgspec.Struct, frozen=True):
     def taints(self) -> tuple[Taint, ...]:
         """What is on it."""
         return self.spec.taints or ()
+
+    @property
+    def unready_since(self) -> float:
+        """Since when it has not been ready, realtime seconds; infinity where it is, or where that is not said."""
+        for one in self.status.conditions or ():
+            if one.type == "Ready" and one.status != "True":
+                return seconds(one.last_transition_time or "")
+        return inf
+
+
+def seconds(written: str) -> float:
+    """An RFC 3339 time as realtime seconds; infinity for what is none."""
+    try:
+        found = datetime.fromisoformat(written)
+    except ValueError:
+        return inf
+    return found.timestamp() if found.tzinfo else inf
 
 
 def documents(kind: str, plural: str) -> Resource[Document]:

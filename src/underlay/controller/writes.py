@@ -20,6 +20,8 @@ SUBNETS: Final = "spidersubnets"
 RESERVED: Final = "spiderreservedips"
 ENDPOINTS: Final = "spiderendpoints"
 VERSION: Final = "spiderpool.spidernet.io/v2beta1"
+# Theirs, and ours where an earlier controller set it: it is taken off what is to go, and set on pools alone.
+FINALIZER: Final = "spiderpool.spidernet.io"
 
 
 class Thing(NamedTuple):

@@ -59,9 +59,10 @@ class ClusterPools:
         self._ownership = Ownership(self.blocks, journal, node, log=log, boot=boot_id())
         self._owned = owned = OwnedBlocks(self._ownership, blocking=blocking)
         self._leases = Leases(journal, owned, rest=rest)
-        self._upkeep = Upkeep(self._ownership, owned, self._leases, log=log)
+        tell = teller(pods)
+        self._upkeep = Upkeep(self._ownership, owned, self._leases, log=log, tell=tell)
         self.plugin = Spiderpool(
-            self._leases, journal, self._around, boot=boot_id(), log=log, wire=HostWire(), tell=teller(pods),
+            self._leases, journal, self._around, boot=boot_id(), log=log, wire=HostWire(), tell=tell,
             applications=MadePools(blocking),
         )  # fmt: skip
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from underlay.cni.address import Address, parse, text
-from underlay.ipam.pools.block import Block, Key, Want, key_of
+from underlay.ipam.pools.block import Block, Key, Want, key_of, revision_of, swaps_of
 from underlay.ipam.pools.lease import HELD, KEPT, Lease
 from underlay.kube.resources import Metadata  # noqa: TC001 - msgspec reads the annotation
 
@@ -92,7 +92,7 @@ def decode(shape: Shape) -> Block | None:
     spec = shape.spec or _Spec()
     return Block(
         key,
-        spec.revision,
+        revision_of(_nanoseconds(shape.metadata.creation_timestamp or "") // _NS, swaps_of(spec.revision)),
         {value: node for value, node in _inside(key, spec.owned) if node},
         {value: Want(want.node, want.keeper) for value, want in _inside(key, spec.wanted) if want.node},
         {value: _nanoseconds(since) for value, since in _inside(key, spec.resting)},
@@ -108,7 +108,7 @@ def encode(block: Block) -> Document:
         return ((text(block.key.family, value), said) for value, said in sorted(values.items()))
 
     spec = {
-        "revision": block.revision,
+        "revision": swaps_of(block.revision),
         "owned": dict(written(block.owned)),
         "wanted": {address: _filled(want._asdict()) for address, want in written(block.wanted)},
         "resting": {address: _time(since) for address, since in written(block.resting)},

@@ -165,7 +165,7 @@ class _Seen:
         with self._lock:
             before, self._blocks, self.ever = self._blocks, now, True
         changed = [block for key, block in now.items() if before.get(key) != block]
-        self._tell([*changed, *(Block(block.key) for key, block in before.items() if key not in now)])
+        self._tell([*changed, *(_gone(block) for key, block in before.items() if key not in now)])
 
     def put(self, entry: Entry[Stored]) -> None:
         block = entry.value.block
@@ -179,7 +179,7 @@ class _Seen:
         with self._lock:
             gone = self._blocks.pop(key, None)
         if gone is not None:
-            self._tell([Block(gone.key)])
+            self._tell([_gone(gone)])
 
     def becomes(self, state: State, cause: str = "") -> None:
         self.state, self.cause = state, cause
@@ -189,6 +189,10 @@ class _Seen:
         for block in blocks:
             for changed in self._followers:
                 changed(block)
+
+
+def _gone(block: Block) -> Block:
+    return Block(block.key, block.revision)
 
 
 def _target(key: Key) -> str:

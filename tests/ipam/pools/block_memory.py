@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from underlay.ipam.pools.block import Block, BlockConflict, Key
+from underlay.ipam.pools.block import Block, BlockConflict, Key, revision_of, swaps_of
 from underlay.ipam.pools.seek import reporting
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Truth:
         self.writes: Counter[Key] = Counter()
         self.watches: list[Callable[[Block], None]] = []
         self._version = 0
+        self._made = 0
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Block:
@@ -34,6 +35,9 @@ class Truth:
             self.writes[before.key] += 1
             if self.get(before.key).version != before.version:
                 raise BlockConflict
+            if not before.version:
+                self._made += 1  # its clock
+                after = replace(after, revision=revision_of(self._made, swaps_of(after.revision)))
             return self._put(after)
 
     def report(self, key: Key, leases: Mapping[int, Lease | None]) -> None:
@@ -44,9 +48,9 @@ class Truth:
 
     def remove(self, key: Key) -> None:
         with self._lock:
-            del self.blocks[key]
+            gone = self.blocks.pop(key)
             for tell in self.watches:
-                tell(Block(key))
+                tell(Block(key, gone.revision))
 
     def _put(self, block: Block) -> Block:
         self._version += 1

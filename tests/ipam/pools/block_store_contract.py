@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from underlay.cni.address import Address, parse
-from underlay.ipam.pools.block import Block, BlockConflict, Key, Want, key_of
+from underlay.ipam.pools.block import Block, BlockConflict, Key, Want, key_of, swaps_of
 from underlay.ipam.pools.lease import HELD, KEPT, Lease
 
 if TYPE_CHECKING:
@@ -54,7 +54,14 @@ def full(key: Key) -> Block:
     )
 
 
+def plain(block: Block) -> Block:
+    """As it was before it was written."""
+    return replace(block, version="", revision=swaps_of(block.revision))
+
+
 class BlockStoreContract:
+    ticks = 0.0  # seconds by which the store's clock goes on for sure
+
     def test_a_block_that_does_not_exist_reads_as_empty(self, store: BlockStore) -> None:
         assert store.read(K4, soon()) == Block(K4)
         assert store.ready()
@@ -69,23 +76,24 @@ class BlockStoreContract:
         before = full(key_of(address))
         written = store.swap(Block(before.key), before, soon())
         assert written.version
-        assert replace(written, version="") == before
+        assert plain(written) == before
         assert store.read(before.key, soon()) == written
         eventually(lambda: list(store.known()) == [written])
 
     def test_a_swap_replaces_and_takes_away(self, store: BlockStore) -> None:
         first = store.swap(Block(K4), full(K4), soon())
-        after = Block(K4, 8, {V4 + 3: "c"}, {}, {}, {V4 + 3: lease(V4 + 3)})
+        after = Block(K4, first.revision + 1, {V4 + 3: "c"}, {}, {}, {V4 + 3: lease(V4 + 3)})
         second = store.swap(first, after, soon())
         assert second.version != first.version
         assert replace(second, version="") == after
+        assert plain(second).revision == 8
         assert store.read(K4, soon()) == second
 
     def test_whoever_comes_second_writes_nothing(self, store: BlockStore) -> None:
         first = store.swap(Block(K4), Block(K4, 1, {V4: "a"}), soon())
         with pytest.raises(BlockConflict):
             store.swap(Block(K4), Block(K4, 1, {V4: "b"}), soon())
-        second = store.swap(first, Block(K4, 2, {V4: "c"}), soon())
+        second = store.swap(first, Block(K4, first.revision + 1, {V4: "c"}), soon())
         with pytest.raises(BlockConflict):
             store.swap(first, Block(K4, 2, {V4: "d"}), soon())
         assert store.read(K4, soon()) == second
@@ -138,12 +146,12 @@ class BlockStoreContract:
         told: list[Block] = []
         store.follow(told.append)
         first = store.swap(Block(K4), Block(K4, 1, {V4: "a"}), soon())
-        second = store.swap(first, Block(K4, 2, {V4: "b"}), soon())
+        second = store.swap(first, Block(K4, first.revision + 1, {V4: "b"}), soon())
         eventually(lambda: told[-1:] == [second])
         assert told == [first, second][-len(told) :]  # a watch may pass over what was overtaken
         remove(K4)
         eventually(lambda: told[-1].version == "")
-        assert told[-1] == Block(K4)
+        assert told[-1] == Block(K4, second.revision)
         assert list(store.known()) == []
 
     def test_a_block_that_was_deleted_is_not_written_by_what_was_known_of_it(
@@ -154,3 +162,17 @@ class BlockStoreContract:
         with pytest.raises(BlockConflict):
             store.swap(before, Block(K4, 2, {V4: "b"}), soon())
         assert store.swap(Block(K4), Block(K4, 1, {V4: "b"}), soon()).owned == {V4: "b"}
+
+    def test_a_block_that_is_made_again_goes_on_above_what_it_was(
+        self, store: BlockStore, remove: Callable[[Key], None]
+    ) -> None:
+        before = store.swap(Block(K4), Block(K4, 1, {V4: "a"}), soon())
+        for _ in range(5):
+            before = store.swap(before, replace(before, revision=before.revision + 1), soon())
+        assert before.revision == store.read(K4, soon()).revision
+        remove(K4)
+        time.sleep(self.ticks)
+        again = store.swap(Block(K4), Block(K4, 1, {V4: "b"}), soon())
+        assert again.revision > before.revision
+        assert plain(again).revision == 1
+        assert store.swap(again, replace(again, revision=again.revision + 1), soon()).revision == again.revision + 1

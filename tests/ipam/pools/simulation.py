@@ -22,7 +22,7 @@ from underlay.ipam.pools.surroundings import Catalogue
 from underlay.ipam.pools.upkeep import Upkeep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from tests.ipam.pools.virtual_time import Task
 
@@ -172,6 +172,7 @@ class SimNode:
         self.name = name
         self.world = world
         self.lines: list[tuple[str, str, dict[str, Any]]] = []
+        self.told: list[tuple[str, str]] = []  # pods and reasons
         self.journal = Journal(":memory:", self.log)
         self.boot = 1
         self.lent = 0
@@ -180,6 +181,9 @@ class SimNode:
 
     def log(self, level: str, event: str, **fields: Any) -> None:
         self.lines.append((level, event, fields))
+
+    def tell(self, pod: str, _uid: str, reason: str, _message: str, /) -> None:
+        self.told.append((pod, reason))
 
     def start(self, patience: float = 1.0) -> None:
         """The next process. It goes on with what the file says where the API does not answer within ``patience``."""
@@ -193,7 +197,9 @@ class SimNode:
         self.leases = Leases(self.journal, self.blocks, monotonic=time.monotonic, realtime_ns=time.realtime_ns)
         self.leases.follow(self._catalogue)
         self.ownership.begin(self.leases, time.now + patience)
-        self.upkeep = Upkeep(self.ownership, self.blocks, self.leases, log=self.log, realtime_ns=time.realtime_ns)
+        self.upkeep = Upkeep(
+            self.ownership, self.blocks, self.leases, log=self.log, tell=self.tell, realtime_ns=time.realtime_ns
+        )  # fmt: skip
         self.background: Task = time.start(lambda: _mortal(lambda: self.upkeep.run(lambda: not store.alive)))
 
     @contextlib.contextmanager
@@ -299,10 +305,18 @@ class World:
                                 leases=leases)  # fmt: skip
                 self.api.truth.swap(block, after)
 
-    def check(self) -> None:
-        """Each address that a node would hand out or has handed out is owned by it alone, as the API says."""
+    def sweep(self) -> None:
+        """What the controller does with blocks that nothing is in."""
+        for block in list(self.api.truth.blocks.values()):
+            if not (block.owned or block.wanted or block.leases):
+                self.api.truth.remove(block.key)
+
+    def check(self, but: Collection[str] = ()) -> None:
+        """Each address that a node would hand out or has handed out is owned by it alone, as the API says; ``but`` for
+        nodes that cannot know.
+        """
         owners = self.owners()
-        for node in (one for one in self.nodes.values() if one.store.alive):
+        for node in (one for one in self.nodes.values() if one.store.alive and one.name not in but):
             for key, share in node.ownership.shares().items():
                 for value in share.owned:
                     address = Address(key.family, value)

@@ -36,6 +36,7 @@ class Cluster(RuleBasedStateMachine):
         for name in ("one", "two", "three"):
             self.made.node(name)
         self.pods: dict[str, tuple[str, str]] = {}  # container: its node and address
+        self.given_up: set[str] = set()
         self.count = 0
 
     @rule(name=NODES, keeper=KEEPERS, pools=POOLS, seconds=st.sampled_from([0.05, 4.0, 20.0]))
@@ -43,6 +44,8 @@ class Cluster(RuleBasedStateMachine):
         node = self.made.nodes[name]
         self.count += 1
         container = f"c{self.count}"
+        if name in self.given_up:
+            return  # it might give what it had to a second pod
         with contextlib.suppress(NoAddressLeft, TryAgain):
             self.pods[container] = name, node.add(container, pools, keeper, seconds).shown
 
@@ -52,6 +55,8 @@ class Cluster(RuleBasedStateMachine):
             with contextlib.suppress(NoAddressLeft, TryAgain):
                 self.pods[container] = name, self.made.nodes[name].add(container, pools, seconds=5.0).shown
 
+        if name in self.given_up:
+            return
         names = [f"c{self.count + n}" for n in range(1, count + 1)]
         self.count += count
         self.made.on_all(6, {name: [lambda one=one: add(one) for one in names]})  # type: ignore[misc]
@@ -94,6 +99,8 @@ class Cluster(RuleBasedStateMachine):
     @rule(name=NODES, while_busy=st.floats(0.0, 0.03))
     def crash_while_it_is_busy(self, name: str, while_busy: float) -> None:
         """An ADD is on its way; the runtime deletes it afterwards, as it has no answer."""
+        if name in self.given_up:
+            return
         node = self.made.nodes[name]
         self.count += 1
         container = f"c{self.count}"
@@ -122,6 +129,29 @@ class Cluster(RuleBasedStateMachine):
             if lease.state == HELD:
                 node.leases.drop([lease])
 
+    @precondition(lambda self: self.made.api.cut_off - self.given_up)
+    @rule(data=st.data())
+    def give_up_a_node_that_is_cut_off(self, data: st.DataObject) -> None:
+        """By time, as its administrator wants it: its pods run on, and what others are given of theirs is no fault."""
+        name = data.draw(st.sampled_from(sorted(self.made.api.cut_off - self.given_up)))
+        for container in [one for one, (at, _) in self.pods.items() if at == name]:
+            self.made.dead(self.made.nodes[name], container)
+        self.made.evict(name)
+        self.given_up.add(name)
+
+    @precondition(lambda self: self.given_up and not self.made.api.weather.away)
+    @rule(data=st.data())
+    def come_back(self, data: st.DataObject) -> None:
+        """It has heard of it by now; what it has lost and nobody has taken is its own again."""
+        name = data.draw(st.sampled_from(sorted(self.given_up)))
+        self.made.api.cut_off.discard(name)
+        self.made.time.sleep(30.0)
+        self.given_up.discard(name)
+        node, owners = self.made.nodes[name], self.made.owners()
+        for lease in node.leases.everything():
+            if lease.state == HELD and owners.get(lease.address) == name:
+                self.made.live(node, lease)
+
     @rule(lost=CHANCES, dropped=CHANCES, late=CHANCES, watch=st.sampled_from([0.005, 0.2, 3.0]))
     def change_the_weather(self, lost: float, dropped: float, late: float, watch: float) -> None:
         weather = self.made.api.weather
@@ -133,12 +163,18 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(name=NODES, cut=st.booleans())
     def cut_off_or_join(self, name: str, cut: bool) -> None:
+        cut = cut or name in self.given_up  # until it comes back
         (self.made.api.cut_off.add if cut else self.made.api.cut_off.discard)(name)
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 5.0, 40.0, 400.0]), jump=st.sampled_from([0.0, 0.0, 1e6, -1e6]))
     def wait(self, seconds: float, jump: float) -> None:
         self.made.time.set_by += jump
         self.made.time.sleep(seconds)
+
+    @rule()
+    def remove_what_is_empty(self) -> None:
+        """As the controller does, though it waits for an hour; and nodes may yet hear of it late."""
+        self.made.sweep()
 
     @rule(top=TOPS)
     def edit(self, top: int) -> None:
@@ -160,7 +196,7 @@ class Cluster(RuleBasedStateMachine):
 
     @invariant()
     def what_may_be_handed_out_is_owned(self) -> None:
-        self.made.check()
+        self.made.check(self.given_up)
 
     def teardown(self) -> None:
         made = self.made

@@ -8,8 +8,11 @@ Because a block belongs to addresses and not to a pool, pools that overlap canno
     hand over  node ─▶ another node      compare-and-swap by the owner, where ``wanted`` names the other
     evict      node ─▶ free, resting     compare-and-swap by the controller, once the Node object has gone
 
+    remove     all of it                 delete by the controller, once there has long been nothing in it
+
 Every swap raises ``revision`` by one, be it for ``owned`` or for ``wanted``, so what a watch shows late is known to be
-old. ``leases`` is a report to whoever wants to know, seconds late; nothing is decided by it but whom to ask.
+old; a block that is made again goes on above all that there were before. ``leases`` is a report to whoever wants to
+know, seconds late; nothing is decided by it but whom to ask.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 BITS: Final = 4
 SIZE: Final = 1 << BITS
+_SWAPS: Final = 31  # bits of a revision that count an object's swaps; in those above is when it was made
 
 
 class Key(NamedTuple):
@@ -47,6 +51,18 @@ def key_of(address: Address) -> Key:
     return Key(address.family, address.value >> BITS << BITS)
 
 
+def revision_of(made: int, swaps: int) -> int:
+    """The revision of an object that was made at ``made`` (seconds of the store's clock) and swapped so often. Of two
+    that had one name the later one's is above, so long as that clock is set back by less than an object lies idle.
+    """
+    return (made << _SWAPS) + swaps
+
+
+def swaps_of(revision: int) -> int:
+    """How often the object was swapped, which is what it holds itself."""
+    return revision & (1 << _SWAPS) - 1
+
+
 class Want(NamedTuple):
     """A node asks an address's owner for it. ``keeper``: on behalf of whom it is kept for, "" where any is welcome."""
 
@@ -57,8 +73,9 @@ class Want(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Block:
     """One block as it was read. Addresses are numbers. ``resting``: free, or handed over, and last used then
-    (realtime ns). ``leases``: what the owners last reported, held and kept ones. ``version`` is the store's own
-    (resourceVersion); "" for a block that no object exists of yet.
+    (realtime ns). ``leases``: what the owners last reported, held and kept ones. ``revision``: see :func:`revision_of`.
+    ``version`` is the store's own (resourceVersion); "" for a block that no object exists of: not yet, or no more, and
+    then ``revision`` is the last that was seen of it.
     """
 
     key: Key
@@ -104,14 +121,15 @@ class BlockStore(Protocol):
 
     def follow(self, changed: Callable[[Block], None]) -> None:
         """Have every block that comes or changes from now on told to ``changed``, in order for each block, from one
-        thread. One that was deleted is told as a block with ``version`` "".
+        thread. One that was deleted is told as a block with ``version`` "", and the last ``revision`` that was told.
         """
 
     def read(self, key: Key, deadline: float) -> Block:
         """The block as it is now; with ``version`` "" where it does not exist."""
 
     def swap(self, before: Block, after: Block, deadline: float) -> Block:
-        """Write ``after`` in the place of ``before``, whose ``version`` must be the current one; "" creates the block.
+        """Write ``after`` in the place of ``before``, whose ``version`` must be the current one; "" creates the block,
+        with a revision above all that its name ever had.
         Leases that ``after`` adds, changes or lacks go with it. Returns the block as written. Raises BlockConflict.
         """
 

@@ -14,6 +14,7 @@ ASIDE: Final = "aside"
 
 RESERVED: Final = "Reserved"
 CLAIM: Final = "IPAMClaim"
+POD: Final = "Pod"
 
 
 class Lease(NamedTuple):
@@ -53,6 +54,11 @@ class Lease(NamedTuple):
         """The address as text."""
         return text(*self.address)
 
+    @property
+    def adopted(self) -> bool:
+        """Held by a pod that another IPAM gave it to: no container that nodes know of has it, and none owns it."""
+        return self.state == HELD and not self.container_id
+
     def owner(self) -> str:
         """Whose it is, for messages."""
         if self.state == KEPT:
@@ -64,9 +70,17 @@ class Lease(NamedTuple):
 
 
 def keepers(who: Lease) -> tuple[str, ...]:
-    """On behalf of whom the NIC gets what is kept: its pod by name, its keeper."""
+    """On behalf of whom the NIC gets what is kept: its pod by name, its keeper, and its pod as it was before it came to
+    this IPAM.
+    """
     reserved = (f"{RESERVED}/{who.pod}",) if who.pod else ()
-    return (*reserved, who.keeper) if who.keeper else reserved
+    kept = (who.keeper,) if who.keeper else ()
+    return (*reserved, *kept, pod_keeper(who.pod, who.uid)) if who.pod and who.uid else (*reserved, *kept)
+
+
+def pod_keeper(pod: str, uid: str) -> str:
+    """Of what is kept for this one pod, "namespace/name", and not for the next one of its name."""
+    return f"{POD}/{pod}/{uid}"
 
 
 def row(lease: Lease) -> tuple[object, ...]:

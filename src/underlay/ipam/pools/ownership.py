@@ -142,9 +142,13 @@ class Ownership:
             return dict(self._shares)
 
     def accept(self, block: Block) -> None:
-        """What the watch, a read or a swap says of a block; one with ``version`` "" does not exist."""
+        """What the watch, a read or a swap says of a block; one with ``version`` "" does not exist, and what was there
+        before one that is known by now is old news.
+        """
         with self.changed:
             if not block.version:
+                if 0 < block.revision < self.view.get(block.key).revision:
+                    return
                 self.view.drop(block.key)
             elif not self.view.put(block, self.monotonic()):
                 return

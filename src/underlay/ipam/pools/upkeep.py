@@ -19,6 +19,7 @@ from underlay.errors import StateUnwritable
 from underlay.ipam.pools import intervals, seek
 from underlay.ipam.pools.block import StoreRefuses, StoreUnreachable, key_of
 from underlay.ipam.pools.lease import HELD, KEPT
+from underlay.ipam.pools.plugin import CONFLICT, nobody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.objects import Pool
     from underlay.ipam.pools.owned import OwnedBlocks
     from underlay.ipam.pools.ownership import Ownership, Share
+    from underlay.ipam.pools.plugin import Teller
 
 WARM: Final = 4  # free addresses that a node in use of a pool has at hand
 IDLE_SECONDS: Final = 300.0
@@ -38,7 +40,9 @@ _REQUEST: Final = 5.0
 
 
 class Upkeep:
-    """The background of one node; to be used from one thread. ``log(level, event, **fields)``."""
+    """The background of one node; to be used from one thread. ``log(level, event, **fields)``; ``tell`` tells a pod's
+    owner of what it holds and another node owns.
+    """
 
     def __init__(
         self,
@@ -47,9 +51,11 @@ class Upkeep:
         leases: Leases,
         *,
         log: Callable[..., None],
+        tell: Teller = nobody,
         realtime_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._own = ownership
+        self._tell = tell
         self._blocks = blocks
         self._leases = leases
         self._log = log
@@ -281,6 +287,7 @@ class Upkeep:
     def _reclaim(self) -> None:
         own = self._own
         lost: dict[Key, list[int]] = {}
+        told, self._disputed = self._disputed, set()
         for lease in self._leases.taken():
             key = key_of(lease.address)
             owner = own.view.get(key).owned.get(lease.value)
@@ -288,12 +295,19 @@ class Upkeep:
                 lost.setdefault(key, []).append(lease.value)
             elif owner != own.node and lease.state == KEPT:  # its keeper has gone where the address went
                 self._leases.drop([lease])
-            elif owner != own.node and lease.address not in self._disputed:
+            elif owner != own.node:
                 self._disputed.add(lease.address)
-                self._log("error", "address in use here is owned by another node", address=lease.shown, owner=owner,
-                          pod=lease.pod)  # fmt: skip
+                if lease.address not in told:
+                    self._dispute(lease, owner)
         for key, values in lost.items():
             self._blocks.own(own.view.get(key), values, own.monotonic() + _REQUEST)
+
+    def _dispute(self, lease: Lease, owner: str) -> None:
+        """The node was given up, or a block deleted, while nothing could be heard here: its pods go on."""
+        self._log("error", "address in use here is owned by another node", address=lease.shown, owner=owner,
+                  pod=lease.pod)  # fmt: skip
+        words = f"{lease.shown} is node {owner}'s by now, where another pod may use it: delete this one"
+        self._tell(lease.pod, lease.uid, CONFLICT, words)
 
     def _end_superseded(self) -> None:
         """What is kept for somebody who has another address on another node by now."""
