@@ -143,7 +143,9 @@ class Node:
         return {
             "node": replace(read_state(self.ns), sysctls=()),
             "ledger": [(row.container_id, row.ifname, row.network, row.state) for row in self._attachments()],
-            "host-local": sorted(each for each in held if each != "lock" and not each.startswith("last_reserved")),
+            "host-local": sorted(
+                each for each in held if each != "lock" and not each.startswith(("last_reserved", ".spare-"))
+            ),
             "pools": self._rows("pools.db", "SELECT address, pod FROM lease WHERE state = 'held'"),
             "manifests": sorted(manifests),
             "spool": sorted(path.name for path in (self.root / "run/spool").glob("*")),
