@@ -548,3 +548,25 @@ def test_where_the_file_system_knows_no_such_rename_files_are_made_anew(net, mon
         net.delete(f"c{n}")
     assert net.address("d") == "10.1.0.5"
     assert net.reserved() == {"10.1.0.5": "d\r\neth0"}
+
+
+@pytest.mark.parametrize("how", ["collect", "release_before"])
+def test_who_took_an_address_while_stale_ones_were_looked_for_keeps_it(net, monkeypatch, how):
+    net.section = {"subnet": "10.1.0.0/30"}
+    net.add("old")
+    os.utime(net.directory / "10.1.0.2", (1000, 1000))
+    enter = store.Store.__enter__
+
+    def meanwhile(self):
+        monkeypatch.setattr(store.Store, "__enter__", enter)
+        net.delete("old")
+        assert net.address("new") == "10.1.0.2"
+        return enter(self)
+
+    monkeypatch.setattr(store.Store, "__enter__", meanwhile)
+    if how == "collect":
+        gone = store.collect(str(net.directory), Keep(), deadline=soon())
+    else:
+        gone = store.release_before(str(net.directory), 2000, deadline=soon())
+    assert gone == []
+    assert net.reserved() == {"10.1.0.2": "new\r\neth0"}

@@ -298,11 +298,16 @@ def release_before(
 def _remove_all(
     directory: str, stale: Callable[[bytes], bool], deadline: float, only: Collection[str] | None = None
 ) -> list[str]:
-    names = [name for name, content in _reservations(directory) if stale(content) and (only is None or name in only)]
-    if not names:
+    found = _reservations(directory)
+    seen = {name: content for name, content in found if stale(content) and (only is None or name in only)}
+    if not seen:
         return []
+
+    def remove(name: str) -> bool:  # unless somebody else has it since
+        return store.remove(name, lambda content: content == seen[name] and stale(content))
+
     with Store(directory, deadline) as store:
-        return [name for name in names if store.remove(name, stale)]
+        return [name for name in seen if remove(name)]
 
 
 def _reservations(directory: str) -> Iterator[tuple[str, bytes]]:
