@@ -542,3 +542,11 @@ def test_a_copy_that_cannot_be_made_is_as_if_nothing_had_been_read(
     assert len(ledger.rows()) == 3
     filler.unlink()
     ledger.close()
+
+
+def test_a_look_at_a_ledger_on_a_disk_that_is_read_only(small_disk: Path, log: Log) -> None:
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    filled(ledger, 2)
+    ledger.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert [row.container_id for row in Ledger.look(ledger.path).rows()] == ["c0", "c1"]

@@ -17,7 +17,6 @@ import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -25,7 +24,7 @@ import msgspec
 from underlay.errors import InterfaceExists, IOFailure, StateUnwritable
 from underlay.state import ahead
 from underlay.state.ahead import Ahead
-from underlay.state.database import Database, transaction
+from underlay.state.database import Database, elsewhere, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,8 +117,7 @@ class Ledger:
         """What another process's ledger holds now, in memory. Raises IOFailure."""
         made = cls(":memory:", lambda *_, **__: None)
         try:
-            there = f"{Path(path).absolute().as_uri()}?mode=rw"  # makes none
-            with closing(sqlite3.connect(there, uri=True)) as source, closing(_in_memory()) as copy:
+            with closing(elsewhere(path, "attachment")) as source, closing(_in_memory()) as copy:
                 ahead.look(f"{path}-ahead", source, copy, _STATEMENTS)
                 with made._file.writing() as own:
                     copy.backup(own)
