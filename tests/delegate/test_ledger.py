@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ from underlay.delegate.ledger import Ledger, Row, signed
 from underlay.errors import InterfaceExists, IOFailure, StateUnwritable
 from underlay.ipam.undo import Release
 from underlay.net.undo import DropLink, DropRoute
+from underlay.state.ahead import Ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import Netns
@@ -381,3 +383,170 @@ def test_a_look_at_what_is_no_ledger_says_so(tmp_path: Path) -> None:
     with pytest.raises(IOFailure, match="cannot be read"):
         Ledger.look(str(tmp_path / "ledger.db"))
     assert [path.name for path in tmp_path.iterdir()] == ["ledger.db"]
+
+
+def killed(act: Callable[[], None]) -> None:
+    """Carry something out in a process that is killed after it."""
+    child = os.fork()
+    if not child:
+        try:
+            act()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def forgotten(path: str, log: Log) -> None:
+    """A ledger of which nothing is left but the file of what was written ahead."""
+    ledger = Ledger(path, log)
+    filled(ledger, 3)
+    ledger.forget([row.id for row in ledger.rows()])
+    ledger.close()
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.unlink(path + suffix)
+
+
+def test_what_was_taken_back_does_not_come_again_with_a_new_file(tmp_path: Path, log: Log) -> None:
+    path = str(tmp_path / "ledger.db")
+    forgotten(path, log)
+    assert os.path.exists(f"{path}-ahead")
+    reborn = Ledger(path, log)
+    assert reborn.rows() == []
+    reborn.close()
+
+
+def test_a_look_at_a_ledger_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(IOFailure, match="cannot be read"):
+        Ledger.look(str(tmp_path / "ledger?db"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_taken_back_does_not_come_again_after_a_kill(tmp_path: Path, log: Log) -> None:
+    path = str(tmp_path / "ledger.db")
+    forgotten(path, log)
+    killed(lambda: filled(Ledger(path, log), 1))
+    reborn = Ledger(path, log)
+    assert [row.container_id for row in reborn.rows()] == ["c0"]
+    reborn.close()
+
+
+def test_what_was_written_ahead_outlives_the_file_that_it_was_written_for(tmp_path: Path, log: Log) -> None:
+    path = str(tmp_path / "ledger.db")
+    killed(lambda: filled(Ledger(path, log), 2))
+    (tmp_path / "ledger.db").write_bytes(b"this is no database " * 100)
+    for suffix in ("-wal", "-shm"):
+        os.unlink(path + suffix)
+
+    def more() -> None:
+        ledger = Ledger(path, log)
+        assert len(ledger.rows()) == 2
+        filled(ledger, 1, "d")
+
+    killed(more)
+    reborn = Ledger(path, log)
+    assert [row.container_id for row in reborn.rows()] == ["c0", "c1", "d0"]
+    assert all(row.undo.count("\n") == 1 for row in reborn.rows())
+    reborn.close()
+
+
+def test_a_file_that_is_replaced_while_it_is_open_loses_nothing_to_a_kill(tmp_path: Path, log: Log) -> None:
+    path = tmp_path / "ledger.db"
+
+    def act() -> None:
+        ledger = Ledger(str(path), log)
+        filled(ledger, 3)
+        assert len(ledger.rows()) == 3
+        ledger.checkpoint()
+        with path.open("r+b") as file:
+            file.write(b"x" * path.stat().st_size)
+        ledger.close()
+        ledger.rows()
+        filled(ledger, 2, "d")
+
+    killed(act)
+    reborn = Ledger(str(path), log)
+    assert [row.container_id for row in reborn.rows()] == ["d0", "d1"]
+    reborn.close()
+
+
+def test_a_change_that_was_refused_ahead_and_written_after_all_is_not_found_again(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pwrite = str(tmp_path / "ledger.db"), os.pwrite
+
+    def act() -> None:
+        ledger = Ledger(path, log)
+        ledger.rows()
+        # As if the last byte had not been written; what lay there before completes the frame.
+        monkeypatch.setattr(os, "pwrite", lambda *args: pwrite(*args) - 1)
+        row_id = ledger.begin(ROW)
+        ledger.record(row_id, [LINK])
+        ledger.begin(replace(ROW, container_id="c2"))
+        ledger.forget([ledger._numbers["c2", "multus", "net1", "default/a"]])
+
+    killed(act)
+    reborn = Ledger(path, log)
+    assert [(row.container_id, row.undo.count("\n")) for row in reborn.rows()] == [("c1", 1)]
+    reborn.close()
+
+
+def test_while_what_was_written_ahead_cannot_be_read_no_id_is_given_again(tmp_path: Path, log: Log) -> None:
+    path = str(tmp_path / "ledger.db")
+    killed(lambda: filled(Ledger(path, log), 1))
+    ledger = Ledger(path, log)
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, former[1]))
+    try:
+        with pytest.raises(StateUnwritable, match="ahead cannot be read"):
+            ledger.begin(replace(ROW, container_id="new"))
+        assert ledger.may_know("c0")
+        assert not ledger.writable()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
+    ledger.begin(replace(ROW, container_id="new"))
+    assert [(row.id, row.container_id) for row in ledger.rows()] == [(1, "c0"), (2, "new")]
+    assert [row.state for row in ledger.rows()] == ["added", "adding"]
+    ledger.close()
+
+
+def test_a_nic_whose_removal_the_disk_refused_can_be_made_again(small_disk: Path, log: Log) -> None:
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    row_id = ledger.begin(ROW)
+    ledger.rows()
+    ledger.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ledger.forget([row_id])
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    ledger._file.close()  # as a fault would
+    assert not ledger.may_know("c1")
+    ledger.begin(ROW)
+    assert len(ledger.rows()) == 1
+    ledger.close()
+
+
+def test_a_copy_that_cannot_be_made_is_as_if_nothing_had_been_read(
+    small_disk: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    filled(ledger, 3)
+    filler = fill(small_disk)
+
+    def refused(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ahead, "show", refused)
+        assert ledger.rows() == []
+        assert ledger.holds("c7", "net1")
+    assert len(ledger.rows()) == 3
+    filler.unlink()
+    ledger.close()
+
+
+def test_a_look_at_a_ledger_on_a_disk_that_is_read_only(small_disk: Path, log: Log) -> None:
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    filled(ledger, 2)
+    ledger.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert [row.container_id for row in Ledger.look(ledger.path).rows()] == ["c0", "c1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -548,3 +549,75 @@ def test_where_the_file_system_knows_no_such_rename_files_are_made_anew(net, mon
         net.delete(f"c{n}")
     assert net.address("d") == "10.1.0.5"
     assert net.reserved() == {"10.1.0.5": "d\r\neth0"}
+
+
+def test_a_spare_file_that_another_process_put_in_the_place_of_ours_leaves_nothing_behind(net):
+    net.add("c1")
+    net.delete("c1")
+    (spare,) = spares(net)
+    spare.unlink()
+    spare.write_bytes(b"killed-before-it-was-blanked\r\neth0")
+    assert net.address("c2") == "10.1.0.3"
+    assert net.reserved() == {"10.1.0.3": "c2\r\neth0"}
+
+
+@pytest.mark.parametrize("around", [(b"\n" * 99, b""), (b"", b"\0" * 99), (b"", b"\n" * 9000)])
+def test_what_surrounds_a_holder_is_gone_with_it(net, around):
+    net.add("c1")
+    path = net.directory / "10.1.0.2"
+    path.write_bytes(around[0] + b"c1\r\neth0" + around[1])
+    net.delete("c1")
+    (spare,) = spares(net)
+    assert spare.read_bytes().strip(b" ") == b""
+    net.add("c2")
+    assert net.reserved() == {"10.1.0.3": "c2\r\neth0"}
+
+
+def test_where_no_file_can_be_kept_an_address_is_given_back_all_the_same(net):
+    net.add("c1")
+    (net.directory / ".spare-0").mkdir()
+    net.delete("c1")
+    assert net.reserved() == {}
+    assert store._spares.get(str(net.directory), []) == []
+
+
+def test_a_spare_file_that_cannot_be_used_tells_of_no_holder(net, monkeypatch):
+    net.add("c1")
+    net.delete("c1")
+
+    def refused(source, target):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), source, None, target)
+
+    monkeypatch.setattr(store, "rename_new", refused)  # a file system that knows no RENAME_NOREPLACE
+    assert net.address("c2") == "10.1.0.3"
+    assert spares(net) == []
+
+
+@pytest.mark.parametrize("content", [b" " * 12, b"\0" * 12])
+def test_an_address_whose_holder_a_power_cut_took_away_is_free(net, content):
+    net.add("c1")
+    (net.directory / "10.1.0.3").write_bytes(content)
+    assert net.address("c2") == "10.1.0.3"
+    assert net.reserved()["10.1.0.3"] == "c2\r\neth0"
+
+
+@pytest.mark.parametrize("how", ["collect", "release_before"])
+def test_who_took_an_address_while_stale_ones_were_looked_for_keeps_it(net, monkeypatch, how):
+    net.section = {"subnet": "10.1.0.0/30"}
+    net.add("old")
+    os.utime(net.directory / "10.1.0.2", (1000, 1000))
+    enter = store.Store.__enter__
+
+    def meanwhile(self):
+        monkeypatch.setattr(store.Store, "__enter__", enter)
+        net.delete("old")
+        assert net.address("new") == "10.1.0.2"
+        return enter(self)
+
+    monkeypatch.setattr(store.Store, "__enter__", meanwhile)
+    if how == "collect":
+        gone = store.collect(str(net.directory), Keep(), deadline=soon())
+    else:
+        gone = store.release_before(str(net.directory), 2000, deadline=soon())
+    assert gone == []
+    assert net.reserved() == {"10.1.0.2": "new\r\neth0"}

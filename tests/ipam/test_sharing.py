@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from underlay.errors import NoAddressLeft
+from underlay.ipam import store
+from underlay.ipam.allocator import Holder
 
 UPSTREAM = "/usr/lib/cni/host-local"
 
@@ -113,4 +115,25 @@ def test_many_of_both_at_once_never_take_an_address_twice(net):
         ended += [pool.submit(net.delete, f"ours{n}") for n in range(40, 100)]
         for each in ended:
             each.result()
+    assert net.reserved() == {}
+
+
+def test_files_that_are_used_again_are_nobodys_between_two_programs(net):
+    net.section = {"subnet": "10.1.0.0/28"}  # 13 addresses: each turn takes what another just gave back
+
+    def turn(n):
+        container = f"c{n}" * (1 + n % 5)  # of different lengths
+        adds, deletes = (net.add, upstream_add), (net.delete, upstream_delete)
+        adds[n % 2](container)
+        assert len(store.held(str(net.directory), Holder(container, "eth0"))) == 1
+        deletes[n // 2 % 2](container)
+
+    def upstream_add(container):
+        upstream(net, "ADD", container)
+
+    def upstream_delete(container):
+        upstream(net, "DEL", container)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(turn, range(120)))
     assert net.reserved() == {}

@@ -76,6 +76,28 @@ def test_a_fold_that_fails_changes_nothing_and_is_tried_again(tmp_path: Path, db
         assert words(db) == ["a", "b"]
 
 
+def test_nothing_is_appended_where_nothing_changes(tmp_path: Path, db: sqlite3.Connection) -> None:
+    with closing(opened(tmp_path, db)) as file:
+        file.append([])
+        assert os.stat(tmp_path / "ahead").st_size == 0
+
+
+def test_frames_that_follow_another_state_of_the_database_are_passed_over(
+    tmp_path: Path, db: sqlite3.Connection
+) -> None:
+    with closing(opened(tmp_path, db)) as file:
+        file.append([("put", ("a",))])
+        file.fold(db)
+        backup = db.serialize()
+        for word in "bc":
+            file.append([("put", (word,))])
+            file.fold(db)
+        file.append([("put", ("d",))])
+    db.deserialize(backup)
+    with closing(opened(tmp_path, db)) as again:
+        assert not again.pending
+
+
 def test_what_is_shown_in_a_copy_is_still_to_be_folded(tmp_path: Path, db: sqlite3.Connection) -> None:
     with closing(opened(tmp_path, db)) as file, closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
         file.append([("put", ("a",))])
@@ -105,7 +127,8 @@ def test_it_says_when_it_is_to_be_folded(tmp_path: Path, db: sqlite3.Connection)
     steps=st.lists(
         st.one_of(
             st.lists(st.text(max_size=30), min_size=1, max_size=3),  # one append of so many changes
-            st.sampled_from(["fold", "killed"]),
+            st.lists(st.just("same"), min_size=1, max_size=1),  # as long as others, so that old frames follow new ones
+            st.sampled_from(["fold", "killed", "lost"]),
             st.integers(1, 40),  # killed while it wrote: so many bytes of the last append are not there
         ),
         max_size=25,
@@ -117,29 +140,35 @@ def test_nothing_that_was_written_is_lost_or_comes_twice(
 ) -> None:
     path = tmp_path_factory.mktemp("ahead")
     expected: list[str] = []
+    folded = 0  # so many of these
     latest: list[str] = []  # of the last append, while it lies at the end of the file, from here on:
     begin = 0
-    with closing(database(path)) as db:
-        file = opened(path, db)
-        for step in steps:
-            if isinstance(step, list):
-                begin = file._end
-                file.append([("put", (word,)) for word in step])
-                expected, latest = expected + step, step
-            elif step == "fold":
-                file.fold(db)
-                latest = []
-            else:
-                end = file._end
-                file.close()
-                if latest and isinstance(step, int):
-                    _tear(path, end, min(step, end - begin))
-                    expected = expected[: -len(latest)]
-                latest = []
-                file = opened(path, db)
-        file.fold(db)
-        file.close()
-        assert words(db) == expected
+    db = database(path)
+    file = opened(path, db)
+    for step in steps:
+        if isinstance(step, list):
+            begin = file._end
+            file.append([("put", (word,)) for word in step])
+            expected, latest = expected + step, step
+        elif step == "fold":
+            file.fold(db)
+            folded, latest = len(expected), []
+        else:
+            end = file._end
+            file.close()
+            if latest and isinstance(step, int):
+                _tear(path, end, min(step, end - begin))
+                expected = expected[: -len(latest)]
+            latest = []
+            if step == "lost":  # the database; what is not in it yet is all that is left
+                db.close()
+                (path / "base.db").unlink()
+                db, expected, folded = database(path), expected[folded:], 0
+            file = opened(path, db)
+    file.fold(db)
+    file.close()
+    assert words(db) == expected
+    db.close()
 
 
 def _tear(path: Path, end: int, size: int) -> None:

@@ -99,7 +99,7 @@ def kept_as(path: Path) -> Path:
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in NAMES:
-            raise InvalidConfig(f'"{name}" is no built-in plugin', hint=f"Built in are: {' '.join(BUILT_IN)}.")
+            raise InvalidConfig(f'"{name}" is no built-in plugin', hint=f"Built in are: {' '.join(NAMES)}.")
     return tuple(dict.fromkeys(names))
 
 

@@ -12,6 +12,7 @@ ADD (StateUnwritable) and lets DEL through, until it can be written again.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
@@ -23,7 +24,7 @@ import msgspec
 from underlay.errors import InterfaceExists, IOFailure, StateUnwritable
 from underlay.state import ahead
 from underlay.state.ahead import Ahead
-from underlay.state.database import Database, transaction
+from underlay.state.database import Database, elsewhere, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,12 +103,11 @@ class Ledger:
         self._lock = threading.RLock()
         self._gone: set[int] = set()  # rows whose removal the disk refused; they count as removed
         self._stores: set[tuple[str, str]] = set()
-        self._ahead: Ahead | None = None  # also where its file cannot be opened: then SQLite itself is written
+        self._ahead: Ahead | None = None  # also where its file cannot be made: then SQLite itself is written
         self._keys: dict[int, _Key] = {}  # of each row, in the file that was opened as the number says
         self._numbers: dict[_Key, int] = {}
         self._containers: dict[str, int] = {}  # how many rows each has
-        self._last = 0
-        self._known_of = -1
+        self._last, self._known_of = 0, -1
         self._encode = msgspec.json.Encoder().encode
         tables = {"attachment": COLUMNS, "store": ("kind", "place"), "ahead": ("generation",)}
         self._file = Database(path, log, what="ledger", schema=_SCHEMA, version=SCHEMA_VERSION, tables=tables)
@@ -117,7 +117,7 @@ class Ledger:
         """What another process's ledger holds now, in memory. Raises IOFailure."""
         made = cls(":memory:", lambda *_, **__: None)
         try:
-            with closing(sqlite3.connect(path)) as source, closing(_in_memory()) as copy:
+            with closing(elsewhere(path, "attachment")) as source, closing(_in_memory()) as copy:
                 ahead.look(f"{path}-ahead", source, copy, _STATEMENTS)
                 with made._file.writing() as own:
                     copy.backup(own)
@@ -147,7 +147,8 @@ class Ledger:
             if self._gone or not self._load():
                 with self._writing():  # or it says why it cannot be
                     pass
-                self._load()
+                if not self._load():
+                    raise StateUnwritable(f"the ledger {self.path} cannot be written: it cannot be read")
             if key in self._numbers:
                 what = f"{row.ifname!r} of network {row.network!r} in container {row.container_id}"
                 raise InterfaceExists(f"the ledger already holds {what}")
@@ -158,6 +159,7 @@ class Ledger:
                 row.pod_namespace, row.pod_name, row.pod_uid, self._encode(entries).decode() + "\n" if entries else "",
             )  # fmt: skip
             self._write([(_BEGIN, values)])
+            self._last = number
             self._know(number, key)
             return number
 
@@ -307,14 +309,19 @@ class Ledger:
         """Where what was written ahead cannot be folded, a copy of the file with it."""
         with self._lock:
             settled = self._settle()
+            shown = False
             with self._file.reading() as db:
                 if settled or db is None or self._ahead is None:
+                    shown = True
                     yield db
                     return
                 with closing(_in_memory()) as copy:
                     db.backup(copy)
                     self._ahead.show(copy)
+                    shown = True
                     yield copy
+            if not shown:
+                yield None
 
     def _write(self, changes: Sequence[ahead.Change]) -> None:
         """Ahead, or where that cannot be, in SQLite. Raises StateUnwritable."""
@@ -339,22 +346,35 @@ class Ledger:
 
     def _fold(self, db: sqlite3.Connection) -> None:
         if self._ahead is None and self.path != ":memory:":
-            with suppress(OSError):
-                self._ahead = Ahead(f"{self.path}-ahead", db, _STATEMENTS)
+            self._ahead = self._open_ahead(db)
         if self._ahead is not None and self._ahead.pending:
             self._ahead.fold(db)
+
+    def _open_ahead(self, db: sqlite3.Connection) -> Ahead | None:
+        """None where there is no such file and none can be made. Raises StateUnwritable, sqlite3.DatabaseError."""
+        path = f"{self.path}-ahead"
+        try:
+            return Ahead(path, db, _STATEMENTS)
+        except OSError as error:
+            if os.path.lexists(path):  # it may hold rows whose ids would be given again
+                raise StateUnwritable(f"the ledger {path} cannot be read: {error.strerror}") from error
+        return None
 
     def _load(self) -> bool:
         """Whether all rows' keys are in memory."""
         if self._known_of == self._file.opened:
             return True
+        if not self._settle() and self._ahead is None:
+            return False
         with self._reading() as db:
             if db is None:
                 return False
             rows = db.execute("SELECT id, container_id, owner, ifname, network FROM attachment").fetchall()
             self._keys, self._numbers, self._containers = {}, {}, {}
             for number, *key in rows:
-                self._know(number, tuple(key))
+                self._last = max(self._last, number)
+                if number not in self._gone:
+                    self._know(number, tuple(key))
             self._known_of = self._file.opened
             return True
         return False
@@ -363,7 +383,6 @@ class Ledger:
         self._keys[number] = key
         self._numbers[key] = number
         self._containers[key[0]] = self._containers.get(key[0], 0) + 1
-        self._last = max(self._last, number)
 
     def _unknow(self, number: int) -> None:
         key = self._keys.pop(number, None)

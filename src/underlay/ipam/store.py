@@ -46,8 +46,9 @@ _SPARES: Final = 64  # of one network, at most: 256 KiB
 _AT_FDCWD: Final = -100
 _NOREPLACE: Final = 1
 
-# By directory, what is known to lie there, (number, length): the rest is overwritten in time.
-_spares: Final[dict[str, list[tuple[int, int]]]] = {}
+# By directory, the numbers that are known to lie there; the rest is overwritten in time. Changed under its lock. Other
+# processes may put another file there, or none.
+_spares: Final[dict[str, list[int]]] = {}
 
 
 class Store:
@@ -113,13 +114,13 @@ class Store:
         return parse(content.strip(_BLANK).decode("latin-1"))
 
     def is_free(self, address: str) -> bool:
-        """Whether nobody holds the address. A file without content is what a crash left of a reservation that was
-        never answered (whoever makes one holds the lock until it is written): it is removed.
+        """Whether nobody holds the address. A file without content, or with blanks alone, is what a crash left of a
+        reservation that was never answered (whoever makes one holds the lock until it is written): it is removed.
         """
         path = f"{self.directory}/{address}"
         try:
             found = os.stat(path, follow_symlinks=False)
-            if found.st_size or not S_ISREG(found.st_mode):
+            if not S_ISREG(found.st_mode) or (found.st_size and _read(path)):
                 return False
             os.unlink(path)
         except FileNotFoundError:
@@ -132,14 +133,18 @@ class Store:
         """Take the address; False where somebody was faster."""
         path = f"{self.directory}/{address}"
         while spares := _spares.get(self.directory):
-            number, length = spares.pop()
+            number = spares.pop()
             try:
-                return self._use(number, length, path, _content(holder))
+                self._use(number, path, _content(holder))
             except OSError as error:
                 if error.errno == EEXIST:
-                    spares.append((number, len(_content(holder))))
+                    spares.append(number)
                     return False
                 # Somebody removed it, or this file system cannot: as if there were none.
+                with suppress(OSError):
+                    os.unlink(self._spare(number))
+            else:
+                return True
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
@@ -155,39 +160,41 @@ class Store:
             os.close(file)
         return True
 
-    def _use(self, number: int, length: int, path: str, content: bytes) -> bool:
+    def _use(self, number: int, path: str, content: bytes) -> None:
         """Let a spare file be a reservation. Raises OSError."""
         spare = self._spare(number)
         file = os.open(spare, _CHANGE)
         try:
             os.pwrite(file, content, 0)
-            if length > len(content):
+            if os.fstat(file).st_size > len(content):
                 os.ftruncate(file, len(content))
         finally:
             os.close(file)
         rename_new(spare, path)
-        return True
 
     def _spare(self, number: int) -> str:
         return f"{self.directory}/.spare-{number}"
 
-    def _free(self, path: str, content: bytes) -> None:
-        """Remove a reservation that holds so much; the file is kept for another. Raises OSError."""
+    def _free(self, path: str) -> None:
+        """Remove a reservation; the file is kept for another, if that can be. Raises OSError."""
         spares = _spares.setdefault(self.directory, [])
-        taken = {number for number, _ in spares}
-        number = next((number for number in range(_SPARES) if number not in taken), None)
-        if number is None:
+        number = next((number for number in range(_SPARES) if number not in spares), None)
+        if number is None or _renameat2 is None:
             os.unlink(path)
             return
-        os.rename(path, self._spare(number))
-        with suppress(OSError):
-            file = os.open(self._spare(number), _CHANGE)
-            try:
-                # In place: to give its block back would take 100 us.
-                os.pwrite(file, b" " * len(content), 0)
-            finally:
-                os.close(file)
-            spares.append((number, len(content)))
+        spare = self._spare(number)
+        try:
+            os.rename(path, spare)
+        except OSError:  # a full disk may have no room for another name, but removes one
+            os.unlink(path)
+            return
+        try:
+            _blank(spare)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(spare)
+        else:
+            spares.append(number)
 
     def remember(self, index: int, address: str) -> None:
         """Write down what range set ``index`` gave out last. A full disk costs the round robin, not the address."""
@@ -212,7 +219,7 @@ class Store:
             content = _read(path)
             if content is None or not still(content):
                 return False
-            self._free(path, content)
+            self._free(path)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -298,11 +305,16 @@ def release_before(
 def _remove_all(
     directory: str, stale: Callable[[bytes], bool], deadline: float, only: Collection[str] | None = None
 ) -> list[str]:
-    names = [name for name, content in _reservations(directory) if stale(content) and (only is None or name in only)]
-    if not names:
+    found = _reservations(directory)
+    seen = {name: content for name, content in found if stale(content) and (only is None or name in only)}
+    if not seen:
         return []
+
+    def remove(name: str) -> bool:  # unless somebody else has it since
+        return store.remove(name, lambda content: content == seen[name] and stale(content))
+
     with Store(directory, deadline) as store:
-        return [name for name in names if store.remove(name, stale)]
+        return [name for name in seen if remove(name)]
 
 
 def _reservations(directory: str) -> Iterator[tuple[str, bytes]]:
@@ -331,6 +343,18 @@ def _contents(holder: Holder) -> tuple[bytes, bytes]:
 
 def _content(holder: Holder) -> bytes:
     return os.fsencode(f"{holder.container_id}{_LINE_BREAK}{holder.ifname}")
+
+
+def _blank(path: str) -> None:
+    """Leave nothing of a file's content. In place: to give its block back would take 100 us. Raises OSError."""
+    file = os.open(path, _CHANGE)
+    try:
+        size = min(os.fstat(file).st_size, _MAX_CONTENT)
+        os.pwrite(file, b" " * size, 0)
+        if size == _MAX_CONTENT:
+            os.ftruncate(file, size)
+    finally:
+        os.close(file)
 
 
 def _read(path: str) -> bytes | None:

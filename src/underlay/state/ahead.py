@@ -5,9 +5,11 @@
 
     frame: length u32 | generation u64 | CRC-32 of generation and payload u32 | payload (MessagePack), little-endian
 
-Each time the changes are folded the database notes their generation, in the same transaction. So a frame counts if its
-generation is a later one, and the file is never cut: what an earlier generation left behind the last frame is passed
-over, and its space needs no new block. No fsync: a killed process loses nothing, a power cut the last moments.
+Each time the changes are folded the database notes their generation, in the same transaction, and then the first frame
+is blotted out. So frames count if their generation is the next one, or if the database has noted none: it is new, or
+was begun anew after a fault, and what is not blotted out is in no database. The file is never cut: what an earlier
+generation left behind the last frame is passed over, and its space needs no new block. The first generation is a time,
+so none comes again. No fsync: a killed process loses nothing, a power cut the last moments.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import contextlib
 import errno
 import os
 import struct
+import time
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,18 +50,21 @@ class Ahead:
     def __init__(self, path: str, db: sqlite3.Connection, statements: Mapping[str, str]) -> None:
         """Raises OSError, sqlite3.DatabaseError."""
         self._statements = statements
+        self._torn = False  # a change that was refused may lie there as if it had not been
         noted = _noted(db)
         self._file = _open(path)
         try:
-            self._pending, self._generation, self._end = _read(self._file, noted)
+            self._pending, self._generation, self._end = _read(self._file)
         except BaseException:
             os.close(self._file)
             raise
+        if not _follows(self._generation, noted):
+            self._pending, self._generation, self._end = [], (noted or time.time_ns()) + 1, 0
 
     @property
     def pending(self) -> bool:
-        """Whether there are changes that are not folded yet."""
-        return bool(self._pending)
+        """Whether a fold is due: there are changes, or what must not be taken for one."""
+        return bool(self._pending) or self._torn
 
     @property
     def full(self) -> bool:
@@ -66,11 +72,17 @@ class Ahead:
         return self._end >= _SPACE
 
     def append(self, changes: Sequence[Change]) -> None:
-        """Write changes down, all or none. Raises OSError."""
+        """Write changes down, all or none. Raises OSError; then they count only if the process is killed before the
+        next fold.
+        """
+        if not changes:
+            return
         payload = _ENCODE(changes)
         frame = _HEAD.pack(len(payload), self._generation, _checksum(self._generation, payload)) + payload
-        if os.pwrite(self._file, frame, self._end) != len(frame):  # a reader stops at the half, the next overwrites it
+        self._torn = True
+        if os.pwrite(self._file, frame, self._end) != len(frame):  # with what lay there before it may be whole
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._torn = False
         self._end += len(frame)
         self._pending += changes
 
@@ -80,9 +92,11 @@ class Ahead:
             self.show(db)
             db.execute("DELETE FROM ahead")
             db.execute("INSERT INTO ahead VALUES (?)", (self._generation,))
-        self._pending = []
+        self._pending, self._torn = [], False
         self._generation += 1
         self._end = 0
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, bytes(_HEAD.size), 0)
 
     def show(self, db: sqlite3.Connection) -> None:
         """The same in a copy of the database, which is not noted."""
@@ -101,12 +115,12 @@ def look(path: str, source: sqlite3.Connection, copy: sqlite3.Connection, statem
     with contextlib.suppress(FileNotFoundError):
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            changes, generation, _ = _read(file, 0)
+            changes, generation, _ = _read(file)
         finally:
             os.close(file)
     source.backup(copy)
     copy.execute(SCHEMA)  # of a version that wrote nothing ahead
-    if generation > _noted(copy):  # else its owner has folded them, before or after they were read
+    if _follows(generation, _noted(copy)):  # else its owner has folded them, before or after they were read
         for name, values in changes:
             copy.execute(statements[name], values)
 
@@ -120,23 +134,27 @@ def _open(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # can be shown at least
 
 
-def _noted(db: sqlite3.Connection) -> int:
+def _noted(db: sqlite3.Connection) -> int | None:
     found = db.execute("SELECT generation FROM ahead").fetchone()
-    return found[0] if found else 0
+    return found[0] if found else None
 
 
-def _read(file: int, folded: int) -> tuple[list[Change], int, int]:
-    """The changes that are not folded, their generation (the next one where there are none), and where they end."""
+def _follows(generation: int, noted: int | None) -> bool:
+    return generation > 0 and noted in (None, generation - 1)
+
+
+def _read(file: int) -> tuple[list[Change], int, int]:
+    """The changes of the first frame and of those behind it that are of its generation, which (0 for none), the end."""
     data = os.pread(file, os.fstat(file).st_size, 0)
     changes: list[Change] = []
-    generation, at = folded + 1, 0
+    generation, at = 0, 0
     while len(data) - at >= _HEAD.size:
         length, number, checksum = _HEAD.unpack_from(data, at)
         payload = data[at + _HEAD.size : at + _HEAD.size + length]
-        if number <= folded or (changes and number != generation):
+        if generation not in (0, number):
             break  # left by an earlier generation
         if len(payload) != length or _checksum(number, payload) != checksum:
-            break  # what was being written when the process was killed
+            break  # blotted out, or what was being written when the process was killed
         changes += msgspec.msgpack.decode(payload, type=list[Change])
         generation, at = number, at + _HEAD.size + length
     return changes, generation, at

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from underlay.errors import StateUnwritable
@@ -165,6 +166,19 @@ class Database:
             return
         event = f"{self._what} was malformed: moved aside, a new one begun"
         self._log("error", event, path=self.path, aside=aside, error=str(error), rows_taken_over=kept)
+
+
+def elsewhere(path: str, table: str) -> sqlite3.Connection:
+    """Another process's file, to be read; where its disk is read-only, a copy. Raises sqlite3.DatabaseError."""
+    db = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)  # makes none
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.DatabaseError:
+        db.close()
+        if (copied := salvage.copy(path, table)) is None:
+            raise
+        return copied
+    return db
 
 
 def _code(error: sqlite3.DatabaseError) -> str:

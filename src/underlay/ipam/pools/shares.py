@@ -35,8 +35,8 @@ class Blocks(Protocol):
         """How many addresses of the pool this node might own beside what it does."""
 
     def touched(self, leases: Iterable[Lease], *, freed: bool = False) -> None:
-        """These have changed: as they are now, or as they were when they ended. ``freed``: some of
-        them may be taken by those who wait in :meth:`more`.
+        """These have changed: as they are now, or as they were when they ended. ``freed``: some of them may be taken by
+        those who wait in :meth:`more`.
         """
 
 
