@@ -175,6 +175,14 @@ def test_what_the_api_server_lacks_or_refuses_is_named(bench: Bench, server: Api
     assert (away.state, server.url in away.message) == ("fail", True)
 
 
+def test_without_an_api_server_the_directory_of_manifests_is_looked_for(bench: Bench, tmp_path: Path) -> None:
+    node = bench.node(manifest_dir=str(tmp_path / "manifests"))
+    (finding,) = node_checks.api_server(node)
+    assert (finding.state, finding.hint) == ("warn", f"mkdir -p {tmp_path}/manifests, or set kube.kubeconfig.")
+    (tmp_path / "manifests").mkdir()
+    assert states(list(node_checks.api_server(node))) == ["ok"]
+
+
 def test_anothers_daemon_is_named(bench: Bench) -> None:
     assert list(node_checks.others(bench.node())) == []
     (bench.root / "run/multus").mkdir()

@@ -265,7 +265,11 @@ def api_server(node: Node) -> Iterator[Finding]:
     """Whether it answers as the daemon's settings say, and has the definitions."""
     settings = node.settings
     if not settings.kube.used:
-        yield Finding("ok", "API server", f"none is used; pods and networks are files in {settings.manifest_dir}")
+        if os.path.isdir(settings.manifest_dir):
+            yield Finding("ok", "API server", f"none is used; pods and networks are files in {settings.manifest_dir}")
+            return
+        words = f"none is used, and {settings.manifest_dir}, where pods and networks are files then, is not there"
+        yield Finding("warn", "API server", words, f"mkdir -p {settings.manifest_dir}, or set kube.kubeconfig.")
         return
     from underlay.kube.access import InCluster
     from underlay.kube.client import Client
