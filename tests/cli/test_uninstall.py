@@ -74,6 +74,7 @@ def test_what_was_laid_goes_and_the_rest_stays(bench: Bench, capsys: pytest.Capt
     assert bench.has() == GONE
     assert capsys.readouterr().out.split()[:2] == ["removed", str(bench.ours)]
     assert bench.uninstall() == 0
+    assert capsys.readouterr().out == f"nothing was laid in {bench.bin} or {bench.conf}\n"
     assert bench.has() == GONE
     assert (bench.state / "laid.json").exists()
 
