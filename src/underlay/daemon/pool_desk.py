@@ -133,7 +133,10 @@ def _handed_out_by(catalogue: Catalogue, address: Address) -> str:
     name = next((pool.name for pool in alike if intervals.holds(pool.ranges, address.value)), None)
     if name is None:
         known = ", ".join(sorted(pool.name for pool in alike)[:_NAMED]) or "none"
-        raise InvalidConfig(f"no pool hands {address} out", hint=f"IPv{address.family} pools there are: {known}.")
+        unread = "".join(f" Not read: {fault}" for fault in catalogue.faults[:1])
+        raise InvalidConfig(
+            f"no pool hands {address} out", hint=f"IPv{address.family} pools there are: {known}.{unread}"
+        )
     for reserved in catalogue.reserved:
         if intervals.holds(reserved.v4 if address.family == _V4 else reserved.v6, address.value):
             raise InvalidConfig(

@@ -154,6 +154,13 @@ def test_what_a_reserved_ip_keeps_is_told_so(place: Place) -> None:
         assert "no pod gets 10.1.0.12: SpiderReservedIP 'printers' keeps it" in refused.stderr
 
 
+def test_a_pool_that_cannot_be_read_is_named_where_no_other_has_the_address(place: Place) -> None:
+    (place.root / "manifests" / "broken.yaml").write_text("kind: [")
+    refused = place.ipam("reserve", "10.9.0.1", check=False)
+    assert "IPv4 pools there are: a, web. Not read: " in refused.stderr
+    assert "broken.yaml" in refused.stderr
+
+
 def test_explain_says_pool_by_pool_why(place: Place) -> None:
     told = place.ipam("explain", "default/w").stdout.splitlines()
     assert told[0] == "default/w, eth0: decided by ipam.spidernet.io/ippool"
