@@ -251,7 +251,7 @@ def daemon(node: Node) -> Finding:
         words = fault.message if isinstance(fault, UnderlayError) else f"nobody answers in {where}: {fault.strerror}"
         return Finding("fail", "daemon", words, "Start it, and look at its log.")
     if not told["ready"]:
-        return Finding("fail", "daemon", f"not ready ({told['state']}): {'; '.join(told['faults'])}", "See its log.")
+        return Finding("fail", "daemon", f"{status.in_words(told)}: {'; '.join(told['faults'])}", "See its log.")
     if told["version"] != __version__:
         words = f"it is of version {told['version']}, this command of {__version__}"
         return Finding("warn", "daemon", words, "Restart it.")
