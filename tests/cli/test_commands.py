@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import underlay
+from underlay.cli import status
 from underlay.cli.main import main
 from underlay.cni.versions import SUPPORTED
 from underlay.daemon import frame
@@ -168,6 +169,16 @@ def test_an_answer_that_is_no_status_is_told_in_words(
     told = capsys.readouterr()
     assert words in told.err
     assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "ready", "words"),
+    [("ready", True, "ready"), ("ready", False, "not ready"), ("starting", False, "not ready (starting)")],
+)
+def test_a_daemon_that_runs_with_a_fault_is_not_called_ready_in_the_same_breath(
+    state: str, ready: bool, words: str
+) -> None:
+    assert status.in_words({"state": state, "ready": ready}) == words
 
 
 def test_a_run_directory_that_no_socket_can_have_is_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:

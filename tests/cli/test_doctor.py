@@ -123,8 +123,9 @@ def test_the_hint_mends_it(bench: Bench) -> None:
 def test_executables_of_another_daemon_or_version_or_that_cannot_run_are_named(bench: Bench, tmp_path: Path) -> None:
     (finding, *_) = node_checks.executables(bench.node(run_dir="/run/other"))
     assert (finding.state, f"looks for its daemon in {bench.run}" in finding.message) == ("fail", True)
-    with open(bench.bin / "veth", "ab") as file:
-        file.write(b"\0")
+    for name in install.DEFAULT_NAMES:
+        with open(bench.bin / name, "ab") as file:
+            file.write(b"\0")
     assert states(list(node_checks.executables(bench.node()))) == ["warn"] * len(install.DEFAULT_NAMES)
     install.install(bench.bin, str(bench.run), install.DEFAULT_NAMES)
     for name in install.DEFAULT_NAMES:
@@ -173,6 +174,14 @@ def test_what_the_api_server_lacks_or_refuses_is_named(bench: Bench, server: Api
     server.stop()
     (away,) = node_checks.api_server(node)
     assert (away.state, server.url in away.message) == ("fail", True)
+
+
+def test_without_an_api_server_the_directory_of_manifests_is_looked_for(bench: Bench, tmp_path: Path) -> None:
+    node = bench.node(manifest_dir=str(tmp_path / "manifests"))
+    (finding,) = node_checks.api_server(node)
+    assert (finding.state, finding.hint) == ("warn", f"mkdir -p {tmp_path}/manifests, or set kube.kubeconfig.")
+    (tmp_path / "manifests").mkdir()
+    assert states(list(node_checks.api_server(node))) == ["ok"]
 
 
 def test_anothers_daemon_is_named(bench: Bench) -> None:

@@ -74,6 +74,7 @@ def test_what_was_laid_goes_and_the_rest_stays(bench: Bench, capsys: pytest.Capt
     assert bench.has() == GONE
     assert capsys.readouterr().out.split()[:2] == ["removed", str(bench.ours)]
     assert bench.uninstall() == 0
+    assert capsys.readouterr().out == f"nothing was laid in {bench.bin} or {bench.conf}\n"
     assert bench.has() == GONE
     assert (bench.state / "laid.json").exists()
 
@@ -153,7 +154,7 @@ def test_one_that_calls_what_is_put_back_is_no_obstacle(bench: Bench) -> None:
 
 def test_the_name_that_multus_own_daemon_writes_can_be_laid_and_goes_too(bench: Bench) -> None:
     assert main(["install", "--bin-dir", str(bench.bin), "--run-dir", str(bench.run), "multus", "multus-shim"]) == 0
-    assert (bench.bin / "multus-shim").samefile(bench.bin / "multus")
+    assert (bench.bin / "multus-shim").read_bytes() == (bench.bin / "multus").read_bytes()
     bench.ours.unlink()
     theirs = bench.lay("00-theirs.conf", MULTUS | {"type": "multus-shim"})
     assert bench.uninstall() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,21 @@ def test_a_status_that_cannot_be_read_is_not_passed_over(told, server, command):
 
 def test_without_anything_to_adopt_that_is_said(server, command):
     assert command() == (0, "no pod holds an address that nodes do not know of\n")
+
+
+def test_where_nobody_answers_the_way_is_asked_about_and_not_the_rights(command, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    config = {
+        "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }  # fmt: skip
+    (tmp_path / "astray").write_text(json.dumps(config))
+    status, told = command("--kubeconfig", str(tmp_path / "astray"))
+    assert status == 1
+    assert "Connection refused" in told
+    assert "can it be reached from here?" in told
 
 
 @pytest.mark.parametrize(("faults", "unserved", "words"), [

@@ -82,6 +82,19 @@ def test_a_wrong_key_is_refused_by_name(tmp_path: Path, text: str, words: str) -
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("log: {level: loud}", "It is one of debug, info, warn, error."),
+        ("pools: here", "It is one of auto, manifests, cluster."),
+    ],
+)
+def test_of_a_value_that_is_none_of_a_few_all_are_named(tmp_path: Path, text: str, hint: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(tmp_path, text)
+    assert caught.value.hint == hint
+
+
 def test_the_nodes_name_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_NAME", "from-environment")
     assert config.node_name(load(tmp_path, "kube: {in_cluster: true}").kube) == "from-environment"

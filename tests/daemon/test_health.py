@@ -25,6 +25,19 @@ def test_a_fault_of_a_part_ends_with_it_and_only_a_lost_socket_calls_for_a_new_s
         assert verdict(health) == (True, True)
 
 
+def test_who_asks_for_the_status_is_not_counted_in_it() -> None:
+    health = Health("1")
+    served = health.begin(time.monotonic() + 60)
+    asking = health.begin(time.monotonic() + 60)
+    health.overlook(asking)
+    assert (health.status().requests, health.status().in_flight) == (1, 1)
+    health.end(asking, failed=False)
+    another = health.begin(time.monotonic() + 60)
+    assert another not in (served, asking)
+    health.end(another, failed=False)
+    assert (health.status().requests, health.status().in_flight) == (2, 1)
+
+
 def test_a_request_far_past_its_deadline_is_no_life() -> None:
     health = Health("1")
     health.state = "ready"

@@ -54,5 +54,9 @@ def test_a_directory_of_somebody_else_or_none_is_refused(tmp_path: Path) -> None
     with pytest.raises(IOFailure, match="is not a directory"):
         private_directory(str(tmp_path / "link"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateUnwritable, match="cannot make the directory"):
+    with pytest.raises(StateUnwritable, match="cannot make the directory") as caught:
         private_directory(str(tmp_path / "file" / "below"))
+    assert caught.value.hint.startswith("A file stands in its path")
+    with pytest.raises(StateUnwritable, match="cannot make the directory") as caught:
+        private_directory(str(tmp_path / "file"))
+    assert caught.value.hint.startswith("A file is in its place")

@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[list[str]]:
     """Every command of the page, words apart, continued lines joined."""
-    lines = [line.strip().removeprefix("# ") for body in (*blocks("sh"), *blocks("console"))
+    lines = [line.strip().removeprefix("# ").removesuffix(" &") for body in (*blocks("sh"), *blocks("console"))
              for line in body.replace("\\\n", " ").splitlines()]  # fmt: skip
     parts = [part for line in lines for part in line.split(" && ")]
     return [shlex.split(part) for part in parts if part and not re.match(r"(ok|warn|fail) ", part)]

@@ -83,6 +83,52 @@ def test_a_wrong_definition_is_named_with_its_field(change, field, words):
     assert words in finding.message
 
 
+def test_a_misspelt_key_of_the_spec_is_named_with_the_one_that_was_meant():
+    strange, empty = look([{**nad(), "spec": {"confg": json.dumps(CONFIG)}}])
+    assert (strange.severity, strange.field, strange.hint) == ("warning", "spec.confg", 'Did you mean "config"?')
+    assert (empty.severity, empty.field) == ("info", "spec.config")
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "fix"),
+    [
+        ("k8s.cni.cncf.io/v1", "NetworkAttachmentDefintion", "NetworkAttachmentDefinition"),
+        ("k8s.cni.cncf.io/v1", "networkattachmentdefinition", "NetworkAttachmentDefinition"),
+        ("spiderpool.spidernet.io/v2beta1", "SpiderIpPol", "SpiderIPPool"),
+    ],
+)
+def test_a_misspelt_kind_is_not_passed_over_in_silence(version, kind, fix):
+    (finding,) = look([{"apiVersion": version, "kind": kind, "metadata": {"name": "a"}}])
+    assert (finding.severity, finding.field, finding.hint) == ("warning", "kind", f'Did you mean "{fix}"?')
+
+
+def test_kinds_of_these_groups_that_others_read_are_passed_over():
+    others = [("k8s.cni.cncf.io/v1beta1", "MultiNetworkPolicy"), ("k8s.cni.cncf.io/v1", "Something")]
+    others += [("spiderpool.spidernet.io/v2beta1", kind) for kind in ("SpiderMultusConfig", "SpiderEndpointList")]
+    assert look([{"apiVersion": version, "kind": kind, "metadata": {"name": "a"}} for version, kind in others]) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "fix"),
+    [
+        ("k8s.v1.cni.cncf.io/network", NETWORKS),
+        ("v1.multus-cni.io/networks", NETWORKS),
+        ("v1.multus-cni.io/default-networks", DEFAULT_NETWORK),
+        ("k8s.v1.cni.cncf.io/default-network", DEFAULT_NETWORK),
+    ],
+)
+def test_an_annotation_that_nobody_reads_is_named_with_the_one_that_was_meant(key, fix):
+    metadata = {"name": "p", "namespace": "net", "annotations": {key: "a"}}
+    (finding,) = look([{"apiVersion": "v1", "kind": "Pod", "metadata": metadata}])
+    assert (finding.severity, finding.field) == ("warning", f"metadata.annotations.{key}")
+    assert finding.hint == f'Did you mean "{fix}"?'
+
+
+def test_annotations_that_only_tell_are_no_slips():
+    told = {"k8s.v1.cni.cncf.io/network-status": "[]", "k8s.v1.cni.cncf.io/networks-status": "[]", "x/network": "a"}
+    assert look([nad(), pod("a", **told)]) == []
+
+
 def test_one_wrong_object_does_not_hide_the_next():
     found = look([{**nad(), "spec": 5}, nad("b", config="{"), pod("a b")])
     assert shown(found) == [

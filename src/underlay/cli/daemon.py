@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 _EPILOG = """\
-keys of the configuration file (YAML or JSON), with their defaults:
+keys of the configuration file (YAML or JSON), with their defaults; a flag of the same name counts over its key:
   state_dir: /var/lib/underlay         the ledger
   run_dir: /run/underlay               socket, lock and spool
   conf_dir: /etc/cni/multus/net.d      network configurations that Multus finds by name
@@ -76,7 +76,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--kubeconfig", metavar="FILE", help="take pods and networks from this API server")
     parser.add_argument("--in-cluster", action="store_true", help="the same with the pod's service account")
     parser.add_argument("--node-name", metavar="NAME", help="this node's name there; default NODE_NAME")
-    parser.add_argument("--pools", metavar="WHERE", choices=("auto", "manifests", "cluster"), help="address pools")
+    parser.add_argument(
+        "--pools",
+        metavar="WHERE",
+        choices=("auto", "manifests", "cluster"),
+        help="where address pools are: %(choices)s",
+    )
     parser.add_argument("--log-level", metavar="LEVEL", choices=("debug", "info", "warn", "error"))
     parser.add_argument("--log-file", metavar="FILE")
     parser.set_defaults(run=run)

@@ -91,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
     elif not leases:
         sys.stdout.write("no address is in use\n" if options.act == "list" else f"{options.address} is free\n")
     else:
+        if options.act == "release":
+            sys.stdout.write(f"{options.address} is released; it was\n")
         rows = [("ADDRESS", "POOL", "STATE", "POD", "NIC", "KEPT FOR", "SINCE", *(["NODE"] if wish.everywhere else []))]
         for one in leases:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.since))

@@ -251,7 +251,7 @@ def daemon(node: Node) -> Finding:
         words = fault.message if isinstance(fault, UnderlayError) else f"nobody answers in {where}: {fault.strerror}"
         return Finding("fail", "daemon", words, "Start it, and look at its log.")
     if not told["ready"]:
-        return Finding("fail", "daemon", f"not ready ({told['state']}): {'; '.join(told['faults'])}", "See its log.")
+        return Finding("fail", "daemon", f"{status.in_words(told)}: {'; '.join(told['faults'])}", "See its log.")
     if told["version"] != __version__:
         words = f"it is of version {told['version']}, this command of {__version__}"
         return Finding("warn", "daemon", words, "Restart it.")
@@ -265,7 +265,11 @@ def api_server(node: Node) -> Iterator[Finding]:
     """Whether it answers as the daemon's settings say, and has the definitions."""
     settings = node.settings
     if not settings.kube.used:
-        yield Finding("ok", "API server", f"none is used; pods and networks are files in {settings.manifest_dir}")
+        if os.path.isdir(settings.manifest_dir):
+            yield Finding("ok", "API server", f"none is used; pods and networks are files in {settings.manifest_dir}")
+            return
+        words = f"none is used, and {settings.manifest_dir}, where pods and networks are files then, is not there"
+        yield Finding("warn", "API server", words, f"mkdir -p {settings.manifest_dir}, or set kube.kubeconfig.")
         return
     from underlay.kube.access import InCluster
     from underlay.kube.client import Client

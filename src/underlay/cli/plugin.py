@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         status = 0
     except UnderlayError as error:
         answer, status = versions.encode_error(error, versions.announced(stdin)), 1
-    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.write(answer + b"\n" if answer else b"")
     return status
 
 

@@ -105,11 +105,17 @@ def _reason(error: OSError | DeadlineExceeded) -> str:
     return f"a daemon listens, but gave no answer within {_ANSWER_SECONDS:g} s"
 
 
+def in_words(status: Mapping[str, Any]) -> str:
+    """Whether it is ready, and what it is doing where that is why it is not."""
+    if status["ready"]:
+        return "ready"
+    return "not ready" if status["state"] == "ready" else f"not ready ({status['state']})"
+
+
 def _line(status: Mapping[str, Any]) -> str:
-    words = "ready" if status["ready"] else f"not ready ({status['state']})"
     faults = "".join(f"\n  {fault}" for fault in status["faults"])
     return (
-        f"{words}: pid {status['pid']}, version {status['version']}, up {status['uptime_s']:.0f} s, "
+        f"{in_words(status)}: pid {status['pid']}, version {status['version']}, up {status['uptime_s']:.0f} s, "
         f"{status['requests']} requests ({status['failures']} failed, {status['in_flight']} in flight), "
         f"{status['spooled']} spooled{faults}\n"
     )

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         raise against[0]
     for each in against:
         print(f"underlay: {each.message}\n  {each.hint}", file=sys.stderr)
+    if not (_shims(args.bin_dir) or _ours_in(args.conf_dir, args.state_dir)):
+        print(f"nothing was laid in {args.bin_dir} or {args.conf_dir}")
     if args.dry_run:
         for path in (*_ours_in(args.conf_dir, args.state_dir), *_shims(args.bin_dir)):
             print(f"{'would go':15} {path}")

@@ -138,6 +138,8 @@ def _listed(client: Client, resource: Resource[Value]) -> Mapping[Name, Value]:
 
 
 def _hint(fault: Refused | Unreachable) -> str:
-    if isinstance(fault, Refused) and fault.status == 404:
+    if isinstance(fault, Unreachable):
+        return "Is the address in the kubeconfig the API server's, and can it be reached from here?"
+    if fault.status == 404:
         return "Apply deploy/crds: they are taken for Spiderpool's own objects, which stay as they are."
     return "It takes the rights to list pods and Spiderpool's objects, and to write underlayipblocks."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -93,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kube: KubeSettings = KubeSettings()
 
 
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {"log.level": get_args(Level), "pools": get_args(PoolHome)}
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {"log": LogSettings, "kube": KubeSettings}
 
 
@@ -122,7 +123,9 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
         checked = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
         message, _, at = str(error).partition(" - at `$.")
-        raise InvalidConfig(f"{where}: {at.rstrip('`') or 'the file'}: {message}", hint=_HINT) from error
+        key = at.rstrip("`")
+        hint = f"It is one of {', '.join(_CHOICES[key])}." if key in _CHOICES else _HINT
+        raise InvalidConfig(f"{where}: {key or 'the file'}: {message}", hint=hint) from error
     given = {*flags, *(f"{section}.{key}" for section in _SECTIONS for key in flags.get(section, ()))}
     _sane(checked, lambda key: "the command line" if key in given else where)
     return checked

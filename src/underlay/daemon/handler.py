@@ -84,7 +84,10 @@ class Handler:
         entry = _Entry()
         failure: UnderlayError | None = None
         try:
-            stdout = self._serve(frame.parse(payload), deadline, gone, entry)
+            call = frame.parse(payload)
+            if call.plugin == health.PLUGIN:
+                self._health.overlook(number)
+            stdout = self._serve(call, deadline, gone, entry)
         except UnderlayError as error:
             failure, stdout = error, _printed(error, entry.stdin)
         except Exception as error:

@@ -10,6 +10,7 @@ Ready means that ADD would be served; alive, that requests come to an end, or th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import threading
@@ -56,6 +57,7 @@ class Health:
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._running: dict[int, float] = {}
+        self._numbers = itertools.count(1)
         self._requests = 0
         self._failures = 0
         self._faults: dict[str, str] = {}
@@ -66,8 +68,15 @@ class Health:
         """A request begins; returns the number to end it with."""
         with self._lock:
             self._requests += 1
-            self._running[self._requests] = deadline
-            return self._requests
+            number = next(self._numbers)
+            self._running[number] = deadline
+            return number
+
+    def overlook(self, number: int) -> None:
+        """It only asks how the daemon is: whoever reads the answer does not count himself."""
+        with self._lock:
+            if self._running.pop(number, None) is not None:
+                self._requests -= 1
 
     def end(self, number: int, *, failed: bool) -> None:
         """A request is answered."""

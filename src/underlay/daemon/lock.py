@@ -7,8 +7,16 @@ import errno
 import fcntl
 import os
 import stat
+from typing import Final
 
 from underlay.errors import IOFailure, StateUnwritable
+
+_HINTS: Final = {
+    errno.EACCES: "Run it as root, or name another directory.",
+    errno.EPERM: "Run it as root, or name another directory.",
+    errno.EEXIST: "A file is in its place: move that away, or name another directory.",
+    errno.ENOTDIR: "A file stands in its path: move that away, or name another directory.",
+}
 
 
 class AlreadyRunning(IOFailure):
@@ -35,7 +43,8 @@ def private_directory(path: str) -> None:
         if stat.S_IMODE(status.st_mode) != 0o700:
             os.chmod(path, 0o700)
     except OSError as error:
-        raise StateUnwritable(f"cannot make the directory {path}: {error.strerror}") from error
+        hint = _HINTS.get(error.errno or 0, StateUnwritable.hint)
+        raise StateUnwritable(f"cannot make the directory {path}: {error.strerror}", hint=hint) from error
 
 
 class Lock:

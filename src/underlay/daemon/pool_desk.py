@@ -2,7 +2,7 @@
 
 {"act": "explain", "nic": {"pod": "ns/pod", …}}       {"pod": …, "rule": …, "lines": [{"pool": …, "place": 1}, …]}
 {"act": "list"}                                       {"leases": [{"address": …, "pool": …, "state": …, …}, …]}
-{"act": "who", "address": "172.18.40.10"}             the same, of that address alone
+{"act": "who", "address": "172.18.40.10"}             the same, of that address alone; refused where no pool has it
 {"act": "reserve", "address": …, "for": "ns/pod"}     {"leases": [the reservation]}
 {"act": "release", "address": …, "force": false}      {"leases": [what it was]}
 """
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from underlay.ipam.pools.block import BlockStore
     from underlay.ipam.pools.lease import Lease
     from underlay.ipam.pools.plugin import Spiderpool
+    from underlay.ipam.pools.surroundings import Catalogue
     from underlay.kube.source import Source
 
 PLUGIN: Final = "_ipam"
 _SOURCE_SECONDS: Final = 2.0
+_NAMED: Final = 8  # pools that a hint names
+_V4: Final = 4
 
 
 class Wish(msgspec.Struct, frozen=True, rename={"whom": "for"}, omit_defaults=True):
@@ -92,6 +95,8 @@ def serve(pools: Spiderpool, source: Source, cluster: ClusterPools | None, reque
     if found is None and cluster is not None:
         return _elsewhere(cluster.blocks, address, wish)
     if wish.act == "who":
+        if found is None:
+            _handed_out_by(pools.surroundings.catalogue(), address)
         return _answer(*([found] if found else []))
     if found is None:
         return _answer()
@@ -108,15 +113,7 @@ def _refuse_held(found: Lease, wish: Wish) -> None:
 
 
 def _reserve(pools: Spiderpool, cluster: ClusterPools | None, address: Address, whom: str) -> Lease:
-    catalogue = pools.surroundings.catalogue()
-    fits = (
-        pool.name
-        for pool in catalogue.pools.values()
-        if pool.family == address.family and intervals.holds(pool.ranges, address.value)
-    )
-    name = next(fits, None)
-    if name is None:
-        raise InvalidConfig(f"no pool hands {address} out", hint='"underlay ipam list" shows the pools in use.')
+    name = _handed_out_by(pools.surroundings.catalogue(), address)
     if whom and whom.count("/") != 1:
         raise InvalidConfig(f"{whom[:120]!r} is no pod", hint="Write NAMESPACE/POD.")
     other = cluster.obtain(address, time.monotonic() + _SOURCE_SECONDS) if cluster is not None else ""
@@ -126,6 +123,27 @@ def _reserve(pools: Spiderpool, cluster: ClusterPools | None, address: Address, 
     found = pools.leases.at(address)
     assert found is not None, "it was reserved just now"
     return found
+
+
+def _handed_out_by(catalogue: Catalogue, address: Address) -> str:
+    """The name of the pool that lists the address. Raises InvalidConfig where none does, or a SpiderReservedIP keeps it
+    from all of them.
+    """
+    alike = [pool for pool in catalogue.pools.values() if pool.family == address.family]
+    name = next((pool.name for pool in alike if intervals.holds(pool.ranges, address.value)), None)
+    if name is None:
+        known = ", ".join(sorted(pool.name for pool in alike)[:_NAMED]) or "none"
+        unread = "".join(f" Not read: {fault}" for fault in catalogue.faults[:1])
+        raise InvalidConfig(
+            f"no pool hands {address} out", hint=f"IPv{address.family} pools there are: {known}.{unread}"
+        )
+    for reserved in catalogue.reserved:
+        if intervals.holds(reserved.v4 if address.family == _V4 else reserved.v6, address.value):
+            raise InvalidConfig(
+                f"no pod gets {address}: SpiderReservedIP {reserved.name!r} keeps it",
+                hint="Take it out of there first.",
+            )
+    return name
 
 
 def _reported(cluster: ClusterPools | None) -> bytes:

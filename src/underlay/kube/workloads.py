@@ -24,6 +24,12 @@ T = TypeVar("T")
 NETWORK: Final = "NetworkAttachmentDefinition"
 
 _NETWORKS_GROUP: Final = "k8s.cni.cncf.io"
+# what there is in the groups of networks and pools, that which others read too: to tell a slip from a kind of theirs
+_OF_GROUP: Final[Mapping[str, tuple[str, ...]]] = {
+    _NETWORKS_GROUP: (NETWORK, "MultiNetworkPolicy"),
+    GROUP.rstrip("/"): (*sorted(KINDS), "SpiderEndpoint", "SpiderMultusConfig", "SpiderCoordinator",
+                        "SpiderClaimParameter"),
+}  # fmt: skip
 # kind to its API group and the way to the template; "" is the core group
 _TEMPLATE: Final = ("spec", "template")
 _SOURCES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -46,6 +52,7 @@ class Found:
     ``pool`` is a document of :data:`~underlay.ipam.pools.objects.KINDS`, not looked into but for its name. ``name`` is
     "namespace/name" as far as it is known; pools have no namespace. ``at`` is the path to the metadata that bears a
     pod's annotations ("spec.template.metadata"). ``where`` is the object's place in the file ("document 2, item 1").
+    ``strange`` are keys of a network's spec that nobody reads.
     """
 
     where: str
@@ -57,6 +64,7 @@ class Found:
     pool: Mapping[str, Any] | None = None
     fault: str = ""
     field: str = ""
+    strange: tuple[str, ...] = ()
 
 
 class _Metadata(msgspec.Struct):
@@ -98,6 +106,12 @@ def is_read(kind: str, version: object, implied: str = "") -> bool:
     return isinstance(version, str) and version.rpartition("/")[0] == group
 
 
+def kinds_beside(kind: object, version: object) -> tuple[str, ...]:
+    """The kinds of an apiVersion's group, where it is one of networks or pools and ``kind`` is none of them."""
+    kinds = _OF_GROUP.get(version.partition("/")[0], ()) if isinstance(version, str) else ()
+    return () if isinstance(kind, str) and kind.removesuffix("List") in kinds else kinds
+
+
 def _group(kind: str) -> str | None:
     if kind in KINDS:
         return GROUP.rstrip("/")
@@ -120,7 +134,8 @@ def of_object(kind: str, document: Mapping[str, Any], namespace: str, *, where: 
         shown = f"{space}/{name}"
         if kind == NETWORK:
             network = _network(document, space, name, own)
-            return Found(where, kind, shown, network=network)
+            strange = tuple(str(key) for key in document.get("spec") or () if key != "config")
+            return Found(where, kind, shown, network=network, strange=strange)
         way = _SOURCES[kind][1]
         at = ".".join((*way, "metadata"))
         annotations = _annotations(document, way) if way else own.annotations

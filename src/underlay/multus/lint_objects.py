@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from underlay.cni.config import inject, parse_network
+from underlay.cni.decoding import Stranger
 from underlay.errors import InvalidConfig, UnderlayError
 from underlay.ipam.pools import objects as pools
 from underlay.ipam.pools import wishes
@@ -26,7 +27,7 @@ from underlay.multus.networks import ConfigFiles, Networks
 from underlay.multus.plan import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from underlay.cni.config import NetworkConfig
@@ -41,6 +42,9 @@ _STAND_IN: Final = msgspec.json.encode(
 )
 _ALONE: Final = multus.MultusConfig(version="1.0.0", name="lint", delegates=(_STAND_IN,))
 _SECONDS: Final = 60.0
+_ASKING: Final = {each.rpartition("/")[2]: each for each in (NETWORKS, DEFAULT_NETWORK)}
+_TELLING: Final = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
+_DOMAINS: Final = frozenset(each.rpartition("/")[0] for each in _ASKING.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,12 @@ class Known:
     config: MultusConfig = _ALONE
 
 
-def definition(linter: Linter, subject: Subject, found: NetworkAttachmentDefinition) -> Looked:
-    """A NetworkAttachmentDefinition."""
-    noted: list[Finding] = []
+def definition(
+    linter: Linter, subject: Subject, found: NetworkAttachmentDefinition, strange: Iterable[str] = ()
+) -> Looked:
+    """A NetworkAttachmentDefinition; ``strange`` are keys of its spec that nobody reads."""
+    unread = [Stranger(key, ("config",)) for key in strange]
+    noted = unknown_keys(subject, unread, "spec", f"the spec of a {subject.kind}")
     if not is_label(found.name):
         words = f"the name {found.name[:80]!r} cannot be written in a pod's annotation, which takes DNS-1123 labels"
         noted.append(
@@ -149,7 +156,16 @@ def pod(subject: Subject, found: Pod, at: str, known: Known) -> list[Finding]:
     """A pod's annotations, or those of the template that pods are made from; ``at`` is the path to their metadata."""
     prefix = joined(at, "annotations")
     addresses = [of_error(subject, fault, at=prefix) for fault in wishes.faults(found.annotations)]
-    return [*addresses, *_networks(subject, found, prefix, known)]
+    return [*_slips(subject, found, prefix), *addresses, *_networks(subject, found, prefix, known)]
+
+
+def _slips(subject: Subject, found: Pod, prefix: str) -> Iterator[Finding]:
+    """Annotations of Multus' domains that nobody reads, and that are spelt much like one that is."""
+    for key in found.annotations:
+        domain, _, name = key.rpartition("/")
+        if domain in _DOMAINS and key not in (*_ASKING.values(), *_TELLING) and (fix := meant(name, _ASKING, _ASKING)):
+            words = f'nobody reads the annotation "{key[:120]}"'
+            yield Finding(subject, Severity.WARNING, joined(prefix, key), words, fix)
 
 
 def _networks(subject: Subject, found: Pod, prefix: str, known: Known) -> list[Finding]:

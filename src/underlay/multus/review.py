@@ -19,11 +19,13 @@ from underlay.kube.manifest import ManifestError
 from underlay.multus import lint_objects
 from underlay.multus.addressing import overlaps
 from underlay.multus.findings import Finding, Severity, Subject
+from underlay.multus.lint import meant
 from underlay.multus.lint_objects import Known
 from underlay.multus.parents import conflicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from underlay.ipam.pools.objects import Pool
     from underlay.kube.objects import NetworkAttachmentDefinition, Pod
@@ -115,11 +117,20 @@ def _manifest(name: str, raw: bytes, linter: Linter, namespace: str, seen: _Seen
                 documents[n] = None  # the values of a chart, another program's settings
                 words = f"document {n + 1} is no Kubernetes object and is passed over"
                 seen.findings.append(Finding(Subject(name), Severity.INFO, "", words))
+            elif document is not None and (fix := _meant_kind(document)):
+                words = f"document {n + 1} is of no kind that its apiVersion has, and is passed over"
+                seen.findings.append(Finding(Subject(name), Severity.WARNING, "kind", words, fix))
         for found in workloads.of_documents(documents, namespace):
             _object(name, found, linter, seen)
     except ManifestError as error:
         hint = "Correct the manifest; nothing after that place has been looked at."
         seen.findings.append(Finding(Subject(name), Severity.ERROR, "", str(error), hint))
+
+
+def _meant_kind(document: Mapping[str, Any]) -> str:
+    """Which kind a misspelt one was probably meant to be, as a hint."""
+    kind = document.get("kind")
+    return meant(str(kind), workloads.kinds_beside(kind, document.get("apiVersion")))
 
 
 def _object(file: str, found: Found, linter: Linter, seen: _Seen) -> None:
@@ -131,7 +142,7 @@ def _object(file: str, found: Found, linter: Linter, seen: _Seen) -> None:
             namespace, _, name = found.name.partition("/")
             seen.networks.setdefault((namespace, name), None)
     elif found.network is not None:
-        _network(subject, found.network, linter, seen)
+        _network(subject, found.network, found.strange, linter, seen)
     elif found.pod is not None:
         seen.pods.append((subject, found.pod, found.at))
     elif found.pool is not None and not _is_twice(subject, seen):
@@ -170,11 +181,13 @@ def _shared(found: Mapping[str, tuple[Subject, Pool]]) -> Iterable[Finding]:
         yield Finding(found[later][0], Severity.WARNING, "spec.ips", words, "Part the ranges of the two pools.")
 
 
-def _network(subject: Subject, network: NetworkAttachmentDefinition, linter: Linter, seen: _Seen) -> None:
+def _network(
+    subject: Subject, network: NetworkAttachmentDefinition, strange: Iterable[str], linter: Linter, seen: _Seen
+) -> None:
     if _is_twice(subject, seen):
         return
     key = (network.namespace, network.name)
-    looked = lint_objects.definition(linter, subject, network)
+    looked = lint_objects.definition(linter, subject, network, strange)
     seen.findings += looked.findings
     seen.claims += looked.claims
     seen.uppers += looked.uppers

@@ -174,7 +174,7 @@ def _findings(
     """The findings; of an address pool that can be read, it as well."""
     subject = Subject("", found.kind, found.name)
     if found.network is not None:
-        return lint_objects.definition(linter, subject, found.network).findings, None
+        return lint_objects.definition(linter, subject, found.network, found.strange).findings, None
     if found.pod is not None:
         return lint_objects.pod(subject, found.pod, found.at, Known()), None
     if found.pool is not None:

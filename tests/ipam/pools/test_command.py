@@ -128,16 +128,37 @@ def test_a_reservation_is_kept_over_a_restart_and_released(place: Place) -> None
         taken = place.ipam("reserve", "10.1.0.10", "--for", "default/x", check=False)
         assert taken.returncode == 1
         assert "kept for Reserved/" in taken.stderr
-        strange = place.ipam("reserve", "10.9.0.1", check=False)
-        assert "no pool hands 10.9.0.1 out" in strange.stderr
+        for act in ("reserve", "who"):
+            strange = place.ipam(act, "10.9.0.1", check=False)
+            assert strange.returncode == 1
+            assert "no pool hands 10.9.0.1 out\n  IPv4 pools there are: a, web.\n" in strange.stderr
         conf = {"ipam": {"type": "spiderpool"}}
         env_pod = place.call([str(place.root / "bin" / "spiderpool")], "ADD", "c9", **conf)
         assert env_pod[0] == 0
-        assert place.ipam("release", "10.1.0.10").returncode == 0
+        assert place.ipam("release", "10.1.0.10").stdout.startswith("10.1.0.10 is released; it was\nADDRESS")
+        assert place.ipam("release", "10.1.0.10").stdout == "10.1.0.10 is free\n"
         assert place.ipam("who", "10.1.0.10", check=False).returncode == 1
     finally:
         started.terminate()
         started.wait(20)
+
+
+def test_what_a_reserved_ip_keeps_is_told_so(place: Place) -> None:
+    (place.root / "manifests" / "reserved.yaml").write_text(
+        "apiVersion: spiderpool.spidernet.io/v2beta1\nkind: SpiderReservedIP\nmetadata: {name: printers}\n"
+        "spec: {ips: [10.1.0.12]}\n"
+    )
+    for act in ("reserve", "who"):
+        refused = place.ipam(act, "10.1.0.12", check=False)
+        assert refused.returncode == 1
+        assert "no pod gets 10.1.0.12: SpiderReservedIP 'printers' keeps it" in refused.stderr
+
+
+def test_a_pool_that_cannot_be_read_is_named_where_no_other_has_the_address(place: Place) -> None:
+    (place.root / "manifests" / "broken.yaml").write_text("kind: [")
+    refused = place.ipam("reserve", "10.9.0.1", check=False)
+    assert "IPv4 pools there are: a, web. Not read: " in refused.stderr
+    assert "broken.yaml" in refused.stderr
 
 
 def test_explain_says_pool_by_pool_why(place: Place) -> None:

@@ -78,7 +78,9 @@ class Lab:
     def open(self, member: str) -> Namespace:
         """A member's namespace; LabError where it is not there."""
         if not self.path(member).exists():
-            raise LabError(f"the lab {self.name!r} is not up: it has no {member}", hint="`underlay lab up` builds it.")
+            raise LabError(
+                f"the lab {self.name!r} is not up: it has no {member}", hint=f"underlay lab up --name {self.name}"
+            )
         return Namespace.open(str(self.path(member)))
 
 
