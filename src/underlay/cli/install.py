@@ -1,8 +1,7 @@
 """``underlay install``: the shim under the names of plugins in a CNI bin directory, and how it is taken away again.
 
-A copy under every name, not links to one: others' installers write into a plugin's file in place (`cp`), and would
-change every name at once. New files are first laid beside the old under hidden names, then renamed over them, so that a
-runtime finds a whole plugin at any time; a fault on the way puts every old file back.
+One copy, hard-linked under every name. New files are first laid beside the old under hidden names, then renamed over
+them, so that a runtime finds a whole plugin at any time; a fault on the way puts every old file back.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,7 @@ from underlay.errors import InvalidConfig, IOFailure
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 BUILT_IN = ("multus", "veth", "router", "macvlan", "ipvlan", "vlan", "sriov", "host-local", "static", "spiderpool")
 NAMES = (*BUILT_IN, "multus-shim")  # the last is multus, in files that Multus' own daemon has written
@@ -121,8 +119,16 @@ def _outcome(holder: str, *, stale: bool) -> str:
 
 def _lay(bin_dir: Path, names: Sequence[str], image: bytes, *, kept: frozenset[str]) -> frozenset[str]:
     """Put ``image`` under every name that does not have it yet; returns those names."""
-    stale = [name for name in names if not _is_current(bin_dir / name, image)]
-    _lay_over(bin_dir, stale, image, kept=kept)
+    current = [name for name in names if _is_current(bin_dir / name, image)]
+    source = bin_dir / current[0] if current else bin_dir / f".underlay-shim.{os.getpid()}"
+    stale = [name for name in names if name not in current or not os.path.samefile(bin_dir / name, source)]
+    try:
+        if not current:
+            _write(source, image)
+        _link_over(bin_dir, stale, source, kept=kept)
+    finally:
+        if not current:
+            source.unlink(missing_ok=True)
     _sync(bin_dir)
     return frozenset(stale)
 
@@ -130,27 +136,24 @@ def _lay(bin_dir: Path, names: Sequence[str], image: bytes, *, kept: frozenset[s
 def _is_current(path: Path, image: bytes) -> bool:
     if shim_binary.run_dir_of(path) is None:
         return False
-    alone = path.stat().st_nlink == 1  # versions before laid links to one file
-    return alone and path.read_bytes() == image and os.access(path, os.X_OK)
+    return path.read_bytes() == image and os.access(path, os.X_OK)
 
 
-def _lay_over(bin_dir: Path, names: Sequence[str], image: bytes, *, kept: frozenset[str]) -> None:
-    """A file of ``image`` under every name, or under none."""
+def _link_over(bin_dir: Path, names: Sequence[str], source: Path, *, kept: frozenset[str]) -> None:
+    """Hard-link ``source`` under every name, or under none."""
     with contextlib.ExitStack() as scratch, contextlib.ExitStack() as undo:
         for name in names:
             if name in kept:
-                _take(kept_as(bin_dir / name), partial(_hard_link, bin_dir / name), scratch, undo)
-            _take(bin_dir / name, partial(_write, image), scratch, undo)
+                _take(kept_as(bin_dir / name), bin_dir / name, scratch, undo)
+            _take(bin_dir / name, source, scratch, undo)
         undo.pop_all()
 
 
-def _take(
-    target: Path, make: Callable[[Path], None], scratch: contextlib.ExitStack, undo: contextlib.ExitStack
-) -> None:
-    """Let ``target`` name the file that ``make`` makes, in one step; ``scratch`` are the hidden names to take away."""
+def _take(target: Path, source: Path, scratch: contextlib.ExitStack, undo: contextlib.ExitStack) -> None:
+    """Let ``target`` name the file that ``source`` names, in one step; ``scratch`` are the links to take away."""
     fresh, old = (target.with_name(f".{target.name}.underlay-{which}") for which in ("new", "old"))
     scratch.callback(fresh.unlink, missing_ok=True)  # rename(2) leaves it where both are one file already
-    make(fresh)
+    _hard_link(source, fresh)
     if os.path.lexists(target):
         scratch.callback(old.unlink, missing_ok=True)
         _hard_link(target, old)
@@ -165,7 +168,7 @@ def _hard_link(source: Path, target: Path) -> None:
     os.link(source, target, follow_symlinks=False)
 
 
-def _write(image: bytes, path: Path) -> None:
+def _write(path: Path, image: bytes) -> None:
     path.unlink(missing_ok=True)  # left by a call that was killed, it may be a link to what runtimes execute
     with open(path, "xb") as file:
         os.fchmod(file.fileno(), 0o755)
