@@ -192,7 +192,7 @@ class DeadNodes:
                 conflicts += 1  # the watch will show what it is by now
             else:
                 taken = before.of(name) - after.of(name)
-                self._unready.took(name, before.key, taken)
+                self._unready.took(name, before, taken)
                 freed += len(taken)
         if freed:
             level = "info" if why == "down" else "warn"  # its pods may use them still
