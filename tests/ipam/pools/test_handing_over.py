@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.ipam.pools.simulation import Killed, world
 
-from underlay.cni.address import text
+from underlay.cni.address import parse, text
+from underlay.controller.ownerless import settled
 from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import seek
 from underlay.ipam.pools.block import StoreRefuses, Want, key_of
 from underlay.ipam.pools.journal import Journal
-from underlay.ipam.pools.lease import HELD, KEPT, RESERVED
+from underlay.ipam.pools.lease import HELD, KEPT, RESERVED, Lease, pod_keeper
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tests.ipam.pools.simulation import SimNode
+    from tests.ipam.pools.simulation import SimNode, World
 
     from underlay.ipam.pools.block import Block, Key
 
@@ -136,6 +138,41 @@ def test_a_reservation_is_found_from_another_node() -> None:
         one.leases.keep(lease.address, "a", f"{RESERVED}/default/web")
         made.time.sleep(0.1)
         assert two.add("web").shown == lease.shown
+
+
+def adopted(made: World, address: str, pod: str, keeper: str) -> None:
+    """What the pod has from another IPAM, as "underlay ipam adopt" writes it."""
+    found = parse(address)
+    assert found is not None
+    lease = Lease(found, "a", HELD, "earlier", "", "eth0", f"default/{pod}", keeper)
+    before = made.api.truth.get(key_of(found))
+    after = replace(before, revision=before.revision + 1, leases={**before.leases, found.value: lease})
+    made.api.truth.swap(before, after)
+
+
+def test_an_adopted_address_is_found_by_its_pod_and_by_the_sets_next_one_of_that_name() -> None:
+    with world(a=SMALL) as made:
+        one = made.node("one")
+        adopted(made, "10.0.0.7", "web", pod_keeper("default/web", "web"))
+        adopted(made, "10.0.0.8", "db-0", DB)
+        made.time.sleep(0.1)
+        assert one.add("web").shown == "10.0.0.7"
+        assert one.add("db-0", keeper=DB).shown == "10.0.0.8"
+
+
+def test_an_adopted_address_of_a_machine_is_not_its_next_pods_while_the_earlier_one_runs() -> None:
+    """Two pods of a machine exist at a time while it moves."""
+    with world(a=SMALL) as made:
+        one, vm = made.node("one"), "VirtualMachine/default/vm"
+        adopted(made, "10.0.0.7", "virt-launcher-vm-x", vm)
+        made.time.sleep(0.1)
+        with pytest.raises(TryAgain, match=r"10\.0\.0\.7 is held by pod default/virt-launcher-vm-x"):
+            one.add("virt-launcher-vm-y", keeper=vm)
+        assert made.owners() == {}
+        (block,) = made.api.truth.blocks.values()
+        made.api.truth.swap(block, settled(block, {pod_keeper("default/virt-launcher-vm-x", "earlier")}))
+        made.time.sleep(0.1)
+        assert one.add("virt-launcher-vm-y", keeper=vm).shown == "10.0.0.7"
 
 
 def test_a_kept_address_is_not_handed_to_somebody_else() -> None:

@@ -100,7 +100,7 @@ class OwnedBlocks:
                 fits = (pool for pool in pools if pool.family == address.family)
                 if owner != own.node and any(intervals.holds(pool.ranges, address.value) for pool in fits):
                     with self._blocking():
-                        return self._summon(address, keeper, deadline)
+                        return self._summon(address, keeper, who.pod, deadline)
         return False
 
     def spare(self, pool: Pool) -> int:
@@ -295,7 +295,7 @@ class OwnedBlocks:
                     for value in values:
                         self._asked.pop(Address(block.key.family, value), None)
 
-    def _summon(self, address: Address, keeper: str, deadline: float) -> bool:
+    def _summon(self, address: Address, keeper: str, pod: str, deadline: float) -> bool:
         own, key, value = self._own, key_of(address), address.value
         limit = min(deadline, own.monotonic() + _KEEPER_SECONDS)
         owner = own.view.get(key).owned.get(value, "")
@@ -312,6 +312,9 @@ class OwnedBlocks:
                     kept = block.leases.get(value)
                 if kept is None or kept.keeper != keeper:
                     return False  # it was let go of meanwhile
+                if kept.adopted and kept.pod != pod:  # of a machine two pods may exist, and the other one use it
+                    raise TryAgain(f"{text(*address)} is {kept.owner()}, for {keeper}, from another IPAM",
+                                   hint="It comes once the controller has seen that pod go.")  # fmt: skip
                 if owner:
                     self._want(block, [value], keeper, deadline)
                 else:
