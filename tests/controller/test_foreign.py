@@ -73,7 +73,7 @@ def test_a_static_pod_is_known_by_its_name_whichever_mirror_it_has():
     """The kubelet makes the mirror anew, under another UID, and the containers run on."""
     mirror = pod("web", uid="another", annotations={"kubernetes.io/config.mirror": "hash"})
     (found,) = picture(WEB[0], mirror).foreign
-    assert (found.shown, found.uid) == ("10.0.0.10", "another")
+    assert (found.shown, found.uid, found.keeper) == ("10.0.0.10", "hash", "Pod/default/web/hash")
 
 
 def test_without_a_uid_the_name_has_to_do():

@@ -80,6 +80,8 @@ def test_an_adopted_pod_that_is_gone_by_the_api_servers_word_holds_nothing(looki
     server.put("pods", a_pod("web", node="n1", uid="uid-web"))
     assert left(made) == ["10.0.0.1"]
     server.delete("pods", "default", "web")
+    server.put("pods", a_pod("web", node="n1", uid="mirror", annotations={"kubernetes.io/config.mirror": "hash"}))
+    assert left(made) == ["10.0.0.1"]
     server.put("pods", a_pod("web", node="n1", uid="another"))
     assert left(made) == []
 

@@ -145,7 +145,7 @@ def _listed(address: Address, said: _Said, pod: Pod | None, endpoint: _Endpoint 
     pool, shown, uid = said
     ifname = endpoint.addresses.get(address, ("", ""))[1] if endpoint else ""
     if pod is not None:
-        shown, uid = f"{pod.namespace}/{pod.name}", pod.uid
+        shown, uid = f"{pod.namespace}/{pod.name}", pod.event_uid  # a static pod's ADD names the kubelet's own
         keeper = surroundings.Subject(pod.namespace, pod.name, owner=pod.owner).keeper or pod_keeper(shown, uid)
         return Listed(Lease(address, pool, HELD, uid, "", ifname, shown, keeper))
     if endpoint is not None and endpoint.status.kind in _KEEPERS:
