@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -330,6 +331,43 @@ def test_what_others_of_the_node_give_back_makes_no_wait_longer() -> None:
 
 
 # -- rest --------------------------------------------------------------------------------------------------------------
+
+
+def keep_trying(node: SimNode, name: str, until: float) -> None:
+    while node.world.time.now < until:
+        with contextlib.suppress(NoAddressLeft, TryAgain):
+            node.add(name)
+
+
+def test_who_has_another_pool_does_not_wait_with_those_who_have_none() -> None:
+    with world(a=["10.0.0.1"], b=["10.0.1.1-10.0.1.40"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("p")
+        made.time.sleep(5)
+        end = made.time.now + 9
+        for n in range(5):
+            made.time.start(lambda n=n: keep_trying(two, f"w{n}", end))
+        made.time.sleep(0.2)
+        began = made.time.now
+        assert two.add("r", pools=("a", "b")).pool == "b"
+        assert made.time.now - began < 0.1
+        made.time.sleep(10)
+
+
+def test_who_waits_among_many_waits_no_longer_than_alone() -> None:
+    with world(a=["10.0.0.1"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("p")
+        made.time.sleep(5)
+        end = made.time.now + 9
+        for n in range(5):
+            made.time.start(lambda n=n: keep_trying(two, f"w{n}", end))
+        made.time.sleep(0.2)
+        began = made.time.now
+        with pytest.raises(NoAddressLeft):
+            two.add("r")
+        assert made.time.now - began < 2.0
+        made.time.sleep(10)
 
 
 def test_an_address_rests_on_at_its_next_owner() -> None:

@@ -181,13 +181,16 @@ class OwnedBlocks:
             while pool.name in self._flights:
                 if (lease := take()) is not None:
                     return lease
-                if own.monotonic() >= deadline:
-                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
-                self._waiting[pool.name] += 1
-                own.changed.wait(max(0.0, deadline - own.monotonic()))
-                self._waiting[pool.name] -= 1
                 if own.growth != patience.growth:
                     patience = self._patience(deadline, patient)
+                now = own.monotonic()
+                if now >= deadline:
+                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
+                if now >= patience.news and not self._hopes(pool):
+                    return None
+                self._waiting[pool.name] += 1
+                own.changed.wait((patience.news if now < patience.news else deadline) - now)
+                self._waiting[pool.name] -= 1
             self._flights.add(pool.name)
         try:
             return self._fly(pool, take, deadline, patience)
@@ -217,6 +220,11 @@ class OwnedBlocks:
                     avoid.add(block.key)
             elif not self._ask(pool, patience):
                 return None
+
+    def _hopes(self, pool: Pool) -> bool:
+        """Whether there may be more for those who wait for another ADD's request, with the lock."""
+        own = self._own
+        return bool(self.free(pool)[1] or seek.silent(pool, own.view, own.node))
 
     def _patience(self, deadline: float, patient: bool) -> _Patience:
         own, now = self._own, self._own.monotonic()
