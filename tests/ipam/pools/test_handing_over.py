@@ -13,7 +13,7 @@ from underlay.cni.address import parse, text
 from underlay.controller.ownerless import settled
 from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import seek
-from underlay.ipam.pools.block import StoreRefuses, Want, key_of
+from underlay.ipam.pools.block import BlockConflict, StoreRefuses, Want, key_of
 from underlay.ipam.pools.journal import Journal
 from underlay.ipam.pools.lease import HELD, KEPT, RESERVED, Lease, pod_keeper
 
@@ -174,6 +174,21 @@ def test_an_adopted_address_of_a_machine_is_not_its_next_pods_while_the_earlier_
         made.api.truth.swap(block, settled(block, {pod_keeper("default/virt-launcher-vm-x", "earlier")}))
         made.time.sleep(0.1)
         assert one.add("virt-launcher-vm-y", keeper=vm).shown == "10.0.0.7"
+
+
+def test_what_nobody_owns_and_others_write_all_the_time_is_not_said_to_be_at_a_node() -> None:
+    with world(a=SMALL) as made:
+        one = made.node("one")
+        adopted(made, "10.0.0.8", "db-0", DB)
+        made.time.sleep(0.1)
+
+        def conflict(*_: Any) -> Block:
+            made.time.sleep(0.1)
+            raise BlockConflict
+
+        one.store.swap = conflict  # type: ignore[method-assign]
+        with pytest.raises(TryAgain, match=f"is kept for {DB} by no node, and others wrote its block each time"):
+            one.add("db-0", keeper=DB)
 
 
 def test_a_kept_address_is_not_handed_to_somebody_else() -> None:

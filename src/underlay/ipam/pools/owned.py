@@ -330,6 +330,8 @@ class OwnedBlocks:
         except StoreUnreachable as error:
             where = f"at node {owner!r}, which cannot be asked" if owner else "by no node, and cannot be owned"
             raise TryAgain(f"{text(*address)} is kept for {keeper} {where}: {error}") from error
+        if not owner:
+            raise TryAgain(f"{text(*address)} is kept for {keeper} by no node, and others wrote its block each time")
         raise TryAgain(f"{text(*address)} is kept for {keeper} at node {owner!r}, which has not handed it over yet",
                        hint="It comes as soon as that node has taken the earlier pod down.")  # fmt: skip
 
