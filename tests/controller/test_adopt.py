@@ -122,6 +122,19 @@ def test_a_status_that_cannot_be_read_is_not_passed_over(told, server, command):
     assert leases(server) == {}
 
 
+def test_what_a_node_has_given_to_another_pod_already_is_told(server, command):
+    """Two pods use it: nothing else would say so."""
+    a_spiderpool(server, web="10.0.0.10")
+    for name in ("web", "other"):
+        server.put(PODS, a_pod(name, node="n1", uid=f"uid-{name}"))
+    put_blocks(server, lease("10.0.0.10", pod="default/other"))
+    for flags in ([], ["--apply"]):
+        status, printed = command(*flags)
+        assert status == 1
+        assert "10.0.0.10  p     default/web       it is held by pod default/other (net1)" in printed
+        assert "delete those pods" in printed
+
+
 def test_without_anything_to_adopt_that_is_said(server, command):
     assert command() == (0, "no pod holds an address that nodes do not know of\n")
 
@@ -145,7 +158,8 @@ def test_where_nobody_answers_the_way_is_asked_about_and_not_the_rights(command,
     ([Fault(path="/spiderippools", status=500, times=9)], "", "spiderippools cannot be listed"),
     ([Fault(path="/pods", status=403, times=9)], "", "the rights to list pods"),
     ([], BLOCKS, "Apply deploy/crds"),
-    ([Fault(path=f"/{BLOCKS}", method="POST", status=403, times=9)], "", "block v4-10.0.0.0 is not written"),
+    ([Fault(path=f"/{BLOCKS}", method="POST", status=403, times=9)], "", "to write underlayipblocks"),
+    ([Fault(path=f"/{BLOCKS}", method="POST", status=503, times=9)], "", "Run it again: it goes on"),
 ])  # fmt: skip
 def test_what_stands_in_its_way_is_said(faults, unserved, words, server, command):
     a_spiderpool(server, web="10.0.0.10")

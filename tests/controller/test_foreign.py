@@ -69,6 +69,13 @@ def test_a_pod_that_is_gone_holds_nothing(pods):
     assert shown(known) == {}
 
 
+def test_a_static_pod_is_known_by_its_name_whichever_mirror_it_has():
+    """The kubelet makes the mirror anew, under another UID, and the containers run on."""
+    mirror = pod("web", uid="another", annotations={"kubernetes.io/config.mirror": "hash"})
+    (found,) = picture(WEB[0], mirror).foreign
+    assert (found.shown, found.uid, found.keeper) == ("10.0.0.10", "hash", "Pod/default/web/hash")
+
+
 def test_without_a_uid_the_name_has_to_do():
     told = '{"10.0.0.10": {"pod": "default/web"}, "10.0.0.11": {"pod": "default/gone", "podUid": null}}'
     (found,) = picture(pool(status={"allocatedIPs": told}), pod("web")).foreign
@@ -89,12 +96,16 @@ def test_it_is_written_only_while_nobody_else_writes_and_never_cut(monkeypatch):
     assert list(shown(known)) == ["10.0.0.10"]
 
 
-def test_a_set_whose_pod_is_away_keeps_its_endpoint_and_its_address():
-    kept = an_endpoint("db-0", "old", "10.0.0.12", kind="StatefulSet")
+@pytest.mark.parametrize(("kind", "keeper"), [
+    ("StatefulSet", "StatefulSet/default/db-0"),
+    ("VirtualMachineInstance", "VirtualMachine/default/db-0"),  # as Spiderpool calls a machine's
+])  # fmt: skip
+def test_a_set_or_a_machine_whose_pod_is_away_keeps_its_endpoint_and_its_address(kind, keeper):
+    kept = an_endpoint("db-0", "old", "10.0.0.12", kind=kind)
     known = picture(pool(status=allocated(_12=("default/db-0", "old"))), kept)
     (found,) = known.foreign
     assert (found.shown, found.state, found.keeper, found.ifname) == (
-        "10.0.0.12", KEPT, "StatefulSet/default/db-0", "net1",
+        "10.0.0.12", KEPT, keeper, "net1",
     )  # fmt: skip
     assert [one for one in of_views(known) if one.thing.plural == "spiderendpoints"] == []
     assert list(shown(known)) == ["10.0.0.12"]
@@ -144,6 +155,22 @@ def test_a_pool_of_theirs_in_use_is_not_deleted_and_keeps_its_finalizer():
     keeping = upkeep.Upkeep(grace=0.0)
     assert [one for one in keeping.writes(known) if one.thing.part == "metadata"] == []
     assert [one for one in keeping.writes(picture(going)) if one.thing.part == "metadata"]
+
+
+def test_what_a_node_has_given_to_another_pod_meanwhile_is_found():
+    told = pool(status=allocated(_10=("default/web", "uid-web"), _11=("default/gone", "uid-gone"),
+                                 _12=("default/db-0", "old"), _13=("default/same", "uid-same"),
+                                 _14=("default/same", "uid-same")))  # fmt: skip
+    ours = [lease("10.0.0.10", pod="default/other"), lease("10.0.0.11", pod="default/other"),
+            lease("10.0.0.12", pod="default/db-0", uid="new", keeper="StatefulSet/default/db-0"),
+            lease("10.0.0.13", pod="default/same"),
+            lease("10.0.0.14", pod="", state=KEPT, keeper="Reserved/")]  # fmt: skip
+    kept = an_endpoint("db-0", "old", "10.0.0.12", kind="StatefulSet")
+    known = picture(told, pod("web"), pod("other"), pod("same"), kept, *ours)
+    assert known.foreign == frozenset()
+    assert [(one.shown, one.pod, other.pod) for one, other in foreign.given_again(known)] == [
+        ("10.0.0.10", "default/web", "default/other"),
+    ]  # fmt: skip
 
 
 KEYS = st.text(max_size=5) | st.just("10.0.0.10")

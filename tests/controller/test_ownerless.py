@@ -60,6 +60,8 @@ def test_of_adopted_leases_those_are_asked_about_whose_pod_seems_to_be_gone():
     assert keepers(picture(adopted("10.0.0.1"), pod("web"))) == set()
     assert keepers(picture(adopted("10.0.0.1"), pod("web", uid="another"))) == {WEB}
     assert keepers(picture(adopted("10.0.0.1", SET))) == {WEB}
+    mirror = pod("web", uid="another", annotations={"kubernetes.io/config.mirror": "hash"})
+    assert keepers(picture(adopted("10.0.0.1"), mirror)) == set()
 
 
 def test_an_adopted_lease_ends_with_its_pod_and_its_address_rests():
@@ -78,6 +80,8 @@ def test_an_adopted_pod_that_is_gone_by_the_api_servers_word_holds_nothing(looki
     server.put("pods", a_pod("web", node="n1", uid="uid-web"))
     assert left(made) == ["10.0.0.1"]
     server.delete("pods", "default", "web")
+    server.put("pods", a_pod("web", node="n1", uid="mirror", annotations={"kubernetes.io/config.mirror": "hash"}))
+    assert left(made) == ["10.0.0.1"]
     server.put("pods", a_pod("web", node="n1", uid="another"))
     assert left(made) == []
 

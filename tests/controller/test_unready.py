@@ -39,12 +39,14 @@ class Bench:
             client, self.store, log, lambda: 1e12, unready=unready, monotonic=lambda: self.now
         )  # fmt: skip
 
-    def look(self, cached: float, *pods: Any, live: float | None = None) -> dict[str, str]:
-        """``cached``, ``live``: for how many seconds it has been unready; returns who owns what afterwards."""
+    def look(self, cached: float, *pods: Any, live: float | None = None, shown: tuple[Any, ...] = ()) -> dict[str, str]:
+        """``cached``, ``live``: for how many seconds it has been unready; ``shown``: the blocks of a watch that is
+        behind. Returns who owns what afterwards.
+        """
         self.server.put(NODES, a_node("n1", unready=cached if live is None else live))
         self.server.put(NODES, a_node("n2"))
         known = picture(node("n1", unready=cached), node("n2"), *pods)
-        object.__setattr__(known, "blocks", tuple(self.store.known()))
+        object.__setattr__(known, "blocks", shown or tuple(self.store.known()))
         self._dead.look(known)
         return self.owners()
 
@@ -162,6 +164,19 @@ def test_a_node_that_takes_addresses_is_in_touch_and_is_left_alone_for_as_long_a
         assert made.look(LATE) == {"10.0.0.1": "n1"}
     made.passes(AFTER)
     assert made.look(LATE) == {}
+
+
+def test_a_watch_that_is_behind_is_not_taken_for_the_node(bench, server):
+    server.put(PODS, terminating("web"))
+    server.put(PODS, a_pod("lives", node="n1", uid="uid-lives"))
+    made = bench(lease("10.0.0.1", pod="default/web"), lease("10.0.0.2", pod="default/lives"))
+    behind = tuple(made.store.known())
+    assert made.look(LATE, pod("web"), pod("lives")) == {"10.0.0.2": "n1"}
+    made.passes(60)
+    assert made.look(LATE, pod("web"), pod("lives"), shown=behind) == {"10.0.0.2": "n1"}
+    server.delete(PODS, "default", "lives")
+    made.passes(60)
+    assert made.look(LATE, pod("web")) == {}
 
 
 def test_a_node_that_was_ready_in_between_begins_anew(bench):

@@ -196,6 +196,8 @@ def test_what_is_not_installed_may_come_back_and_its_keepers_are_not_forgotten(f
     assert until(lambda: made._keepers["VirtualMachine"][1].state == "watching")
     assert made.wanted("VirtualMachine/shop/vm1") is None
     assert made.wanted("Nobody/shop/x") is None
+    assert made.wanted("x") is None  # a block may say anything
+    assert made.wanted("Pod/shop/web/u1") is False
 
 
 def test_a_node_that_the_server_does_not_know_hands_nothing_out(filled, make):

@@ -136,6 +136,8 @@ def test_where_pods_are_known_elsewhere_only_a_set_says_who_is_not_wanted(tmp_pa
     assert not around.subject("shop", "web", "u1", 0.0).known
     names = ("StatefulSet/shop/db-1", "StatefulSet/shop/db-3", "StatefulSet/shop/web", "VirtualMachine/shop/vm2")
     assert [around.wanted(each) for each in names] == [True, False, None, None]
+    assert around.wanted("Pod/shop/web/u1") is False  # adopted, when this node was a cluster's
+    assert around.wanted("x") is None
     for each in (manifests, pods):
         each.close()
 

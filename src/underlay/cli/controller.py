@@ -23,7 +23,8 @@ Of several, the one that holds the Lease "underlay-controller" writes:
   status of SpiderIPPools and SpiderSubnets, SpiderEndpoints, the condition Valid of what slipped past the webhook;
   pools of applications, cut from SpiderSubnets; finalizers, so that a pool in use stays until its last address is free;
   addresses of nodes that are gone, or tainted node.kubernetes.io/out-of-service, become free; with
-  --reclaim-not-ready-after those of pods that ought to have ended on nodes that are not ready, too.
+  --reclaim-not-ready-after those of pods that ought to have ended on nodes that are not ready, too; blocks of
+  addresses that nothing has been in for an hour are removed.
 All of them answer AdmissionReviews of address pools at POST /validate, over HTTPS, where a certificate is given.
 GET /healthz and /readyz at --health-address. deploy/controller.yaml runs it.
 

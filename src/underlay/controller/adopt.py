@@ -3,6 +3,7 @@
     what pools and SpiderEndpoints list ──▶ of a pod that lives, or kept for a set ──▶ a lease that nobody's node owns
                                         ──▶ its pod is gone                        ──▶ nothing: it is free
                                         ──▶ a node owns the address already        ──▶ told: too late for that one
+                                        ──▶ another pod has it by now              ──▶ told: two pods use it
 
 The controller ends each lease when its pod is gone; a pod that is started anew in its sandbox, and the next one of a
 StatefulSet, finds its address there. Whoever gives out addresses meanwhile must have stopped: what it gives out after
@@ -19,7 +20,7 @@ from underlay.cni.address import Address
 from underlay.controller import foreign, watched
 from underlay.controller.known import Known
 from underlay.errors import InvalidConfig, NotAvailable
-from underlay.ipam.pools.block import BlockConflict, StoreUnreachable, key_of
+from underlay.ipam.pools.block import BlockConflict, StoreRefuses, StoreUnreachable, key_of
 from underlay.kube.block_store import BLOCKS
 from underlay.kube.faults import Refused, Unreachable
 
@@ -36,6 +37,7 @@ _PAGE: Final = 250
 _PAGE_SECONDS: Final = 60.0
 _SWAP_SECONDS: Final = 10.0
 _TRIES: Final = 5
+_RIGHTS: Final = "It takes the rights to list pods and Spiderpool's objects, and to write underlayipblocks."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ def look(client: Client) -> Known:
 
 
 def judged(known: Known) -> list[Verdict]:
-    """What is to be done about every address that another IPAM has given out and no block says anything of. Raises
-    InvalidConfig where a pool's status cannot be read.
+    """What is to be done about every address that another IPAM has given out and that no block says to be set aside, by
+    address. Raises InvalidConfig where a pool's status cannot be read.
     """
     if unread := foreign.unread(known):
         raise InvalidConfig(
@@ -66,13 +68,19 @@ def judged(known: Known) -> list[Verdict]:
             hint="Mend it, or delete it where no pod holds an address of that pool.",
         )
     owners = {Address(block.key.family, at): node for block in known.blocks for at, node in block.owned.items()}
-    return [_verdict(one, owners.get(one.lease.address, "")) for one in foreign.listed(known)]
+    found = [_verdict(one, owners.get(one.lease.address, "")) for one in foreign.listed(known)]
+    found += [_another_has_it(lease, other) for lease, other in foreign.given_again(known)]
+    return sorted(found, key=lambda verdict: verdict.lease)
 
 
 def _verdict(one: foreign.Listed, owner: str) -> Verdict:
     if one.gone:
         return Verdict(one.lease, "free: its pod is gone")
     return Verdict(one.lease, f"node {owner} may hand it out" if owner else "", bool(owner))
+
+
+def _another_has_it(lease: Lease, other: Lease) -> Verdict:
+    return Verdict(lease, f"it is {other.owner()}", lost=True)
 
 
 def apply(store: BlockStore, verdicts: Iterable[Verdict]) -> list[Verdict]:
@@ -102,7 +110,8 @@ def _set_aside(store: BlockStore, key: Key, leases: Sequence[Lease]) -> list[Ver
             except BlockConflict:
                 continue
     except StoreUnreachable as fault:
-        raise NotAvailable(f"block {key.name} is not written: {fault}", hint="Run it again: it goes on.") from fault
+        hint = _RIGHTS if isinstance(fault, StoreRefuses) else "Run it again: it goes on."
+        raise NotAvailable(f"block {key.name} is not written: {fault}", hint=hint) from fault
     raise NotAvailable(f"block {key.name} was written by others each time", hint="Run it again: it goes on.")
 
 
@@ -117,7 +126,7 @@ def _taken(lease: Lease, block: Block) -> Verdict:
     if other is not None and (other.uid, other.keeper) == (lease.uid, lease.keeper):
         return Verdict(lease)
     if other is not None:
-        return Verdict(lease, f"it is {other.owner()}", lost=True)
+        return _another_has_it(lease, other)
     return Verdict(lease, f"node {owner} may hand it out", lost=True)
 
 
@@ -142,4 +151,4 @@ def _hint(fault: Refused | Unreachable) -> str:
         return "Is the address in the kubeconfig the API server's, and can it be reached from here?"
     if fault.status == 404:
         return "Apply deploy/crds: they are taken for Spiderpool's own objects, which stay as they are."
-    return "It takes the rights to list pods and Spiderpool's objects, and to write underlayipblocks."
+    return _RIGHTS

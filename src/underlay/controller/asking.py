@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from underlay.controller.watched import Node, seconds
-from underlay.ipam.pools.lease import CLAIM, POD
+from underlay.ipam.pools.lease import CLAIM, POD, keeper_parts
 from underlay.kube import objects
 from underlay.kube.faults import Refused, Unreachable
 from underlay.kube.resources import JSON, PARTIAL_OBJECT
@@ -136,10 +136,18 @@ def pods_left(client: Client, node: str, deadline: float) -> list[Left]:
 
 
 def _left(pod: _Pod) -> Left:
-    meta = pod.metadata
-    one = objects.pod(namespace=meta.namespace, name=meta.name, uid=meta.uid, annotations=meta.annotations or {})
+    meta, one = pod.metadata, _pod(pod.metadata)
     shown, ended = f"{meta.namespace}/{meta.name}", pod.status.phase in _ENDED
     return Left(shown, one.uid, one.static, ended, seconds(meta.deletion_timestamp or ""))
+
+
+def _pod(meta: _Metadata) -> objects.Pod:
+    return objects.pod(namespace=meta.namespace, name=meta.name, uid=meta.uid, annotations=meta.annotations or {})
+
+
+def _is(meta: _Metadata, uid: str) -> bool:
+    """A static pod's mirror may have been made anew."""
+    return meta.uid == uid or _pod(meta).static
 
 
 def knows(kind: str) -> bool:
@@ -157,13 +165,13 @@ def keeper_is_gone(client: Client, keeper: str, deadline: float) -> bool:
     is beyond its replicas, the machine or claim, or the pod with that UID, is not there. False where that cannot be
     said.
     """
-    kind, namespace, name = (*keeper.split("/", 2), "", "")[:3]  # of a reservation for nobody it is "Reserved/"
+    kind, namespace, name = keeper_parts(keeper)
     if not namespace or not name:
         return False
     if kind == POD:
         name, _, uid = name.partition("/")
         found = _get(client, kind, namespace, name, deadline, PARTIAL_OBJECT)
-        return found is None or _decoded(_BARE, found).metadata.uid != uid
+        return found is None or not _is(_decoded(_BARE, found).metadata, uid)
     if kind == "VirtualMachine":
         instance = _get(client, "VirtualMachineInstance", namespace, name, deadline, PARTIAL_OBJECT)
         return instance is None and application_is_gone(client, kind, namespace, name, deadline)

@@ -55,15 +55,9 @@ def holder(known: Known, node: str, over: Collection[str] = ()) -> str:
     ``over`` ("namespace/name") do not count.
     """
     for lease, owner in known.leases():
-        if owner == node and lease.state == HELD and lease.pod not in over and _exists(known, lease):
+        if owner == node and lease.state == HELD and lease.pod not in over and known.has_pod(lease):
             return f"pod {lease.pod}, which holds {lease.shown}, exists"
     return ""
-
-
-def _exists(known: Known, lease: Lease) -> bool:
-    namespace, _, name = lease.pod.partition("/")
-    pod = known.pods.get((namespace, name))
-    return pod is not None and (pod.static or pod.uid == lease.uid)
 
 
 def is_used(lease: Lease, living: Iterable[Left]) -> bool:
@@ -179,7 +173,7 @@ class DeadNodes:
             return self._evict(name, known, others, why="not ready")
 
         def ended(lease: Lease) -> bool:
-            return not is_used(lease, living) and (lease.pod in over or not _exists(known, lease))
+            return not is_used(lease, living) and (lease.pod in over or not known.has_pod(lease))
 
         return self._evict(name, known, others, ended, why="not ready") or words
 
@@ -198,7 +192,7 @@ class DeadNodes:
                 conflicts += 1  # the watch will show what it is by now
             else:
                 taken = before.of(name) - after.of(name)
-                self._unready.took(name, before.key, taken)
+                self._unready.took(name, before, taken)
                 freed += len(taken)
         if freed:
             level = "info" if why == "down" else "warn"  # its pods may use them still

@@ -3,8 +3,8 @@
     SpiderIPPool.status.allocatedIPs   {"10.0.0.5": {"pod": "shop/web", "podUid": "…"}}   ours have a "state" besides
     SpiderEndpoint.status.current      with the finalizer of theirs, while something is held by it
 
-An entry counts while its pod exists, under that UID, or while a SpiderEndpoint of a StatefulSet or a machine bears it;
-and until a block says something of its address, which "underlay ipam adopt" sees to.
+An entry counts while its pod exists, under that UID (a static pod by its name), or while a SpiderEndpoint of a
+StatefulSet or a machine bears it; and until a block says something of its address, which "underlay ipam adopt" sees to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from underlay.cni.address import Address, parse
 from underlay.controller.writes import FINALIZER
 from underlay.ipam.pools import surroundings
-from underlay.ipam.pools.lease import HELD, KEPT, Lease, pod_keeper
+from underlay.ipam.pools.lease import HELD, KEPT, RESERVED, Lease, pod_keeper
 from underlay.multus.findings import Finding, Severity
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from underlay.kube.resources import Key
     from underlay.multus.findings import Subject
 
-_KEEPERS: Final = ("StatefulSet", "VirtualMachine")
+_KEEPERS: Final = {  # theirs, and as ours are called
+    "StatefulSet": "StatefulSet",
+    "VirtualMachineInstance": "VirtualMachine",
+    "VirtualMachine": "VirtualMachine",
+}
 
 
 class Listed(NamedTuple):
@@ -94,6 +98,30 @@ def findings(subject: Subject, known: Known, pool: str) -> list[Finding]:
 
 def listed(known: Known) -> list[Listed]:
     """What pools and SpiderEndpoints list and no block says anything of, by address."""
+    reported = _reported(known)
+    return [one for one in _everything(known) if one.lease.address not in reported]
+
+
+def given_again(known: Known) -> list[tuple[Lease, Lease]]:
+    """What pools and SpiderEndpoints list and a block says to be somebody else's, with what it says."""
+    reported = _reported(known)
+    found = [(one.lease, reported.get(one.lease.address)) for one in _everything(known) if not one.gone]
+    return [(lease, other) for lease, other in found if other is not None and not _same(lease, other)]
+
+
+def _same(lease: Lease, other: Lease) -> bool:
+    """Whether both are of one pod, or on behalf of one keeper; or it is reserved, which is another way to set it aside.
+    By the pod's name: there is one pod of a name.
+    """
+    reserved = other.state == KEPT and other.keeper.startswith(f"{RESERVED}/")
+    return reserved or lease.pod == other.pod or lease.keeper == other.keeper != ""
+
+
+def _reported(known: Known) -> dict[Address, Lease]:
+    return {lease.address: lease for block in known.blocks for lease in block.leases.values()}
+
+
+def _everything(known: Known) -> list[Listed]:
     entries = {address: said for name, pool in known.pools.items() for address, said in _allocated(name, pool)}
     endpoints = {uid: one for one in _endpoints(known.endpoints) if (uid := one.status.current.uid)}
     if not entries and not endpoints:
@@ -103,23 +131,25 @@ def listed(known: Known) -> list[Listed]:
     for uid, endpoint in endpoints.items():
         for address, (pool, _) in endpoint.addresses.items():
             entries.setdefault(address, _Said(pool, "/".join(endpoint.key), uid))
-    reported = {lease.address for block in known.blocks for lease in block.leases.values()}
+
+    def pod_of(said: _Said) -> Pod | None:
+        named = by_name.get(said.pod)
+        return pods.get(said.uid) or (named if named is not None and (named.static or not said.uid) else None)
+
     return [
-        _listed(address, said, pods.get(said.uid) if said.uid else by_name.get(said.pod), endpoints.get(said.uid))
-        for address, said in sorted(entries.items())
-        if address not in reported
-    ]
+        _listed(address, said, pod_of(said), endpoints.get(said.uid)) for address, said in sorted(entries.items())
+    ]  # fmt: skip
 
 
 def _listed(address: Address, said: _Said, pod: Pod | None, endpoint: _Endpoint | None) -> Listed:
     pool, shown, uid = said
     ifname = endpoint.addresses.get(address, ("", ""))[1] if endpoint else ""
     if pod is not None:
-        shown, uid = f"{pod.namespace}/{pod.name}", pod.uid
+        shown, uid = f"{pod.namespace}/{pod.name}", pod.event_uid  # a static pod's ADD names the kubelet's own
         keeper = surroundings.Subject(pod.namespace, pod.name, owner=pod.owner).keeper or pod_keeper(shown, uid)
         return Listed(Lease(address, pool, HELD, uid, "", ifname, shown, keeper))
     if endpoint is not None and endpoint.status.kind in _KEEPERS:
-        keeper = "/".join((endpoint.status.kind, *endpoint.key))
+        keeper = "/".join((_KEEPERS[endpoint.status.kind], *endpoint.key))
         return Listed(Lease(address, pool, KEPT, "", "", ifname, shown, keeper))
     return Listed(Lease(address, pool, HELD, uid, "", ifname, shown), gone=True)
 

@@ -60,6 +60,12 @@ class Known:
         for lease in self.foreign:
             yield lease, ""
 
+    def has_pod(self, lease: Lease) -> bool:
+        """Whether the lease's pod exists; a static one by its name: nodes know it by another UID than its mirror's."""
+        namespace, _, name = lease.pod.partition("/")
+        pod = self.pods.get((namespace, name))
+        return pod is not None and (pod.static or pod.uid == lease.uid)
+
     def pool(self, name: str) -> Pool | None:
         """A pool that can be read."""
         found = self.read.get((POOL, name))

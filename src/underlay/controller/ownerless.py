@@ -38,15 +38,9 @@ def keepers(known: Known) -> set[str]:
     found: set[str] = set()
     for block in known.blocks:
         for value, lease in block.leases.items():
-            if value not in block.owned and not (lease.adopted and _is_there(known, lease)):
+            if value not in block.owned and not (lease.adopted and known.has_pod(lease)):
                 found.add(_waits_for(lease))
     return found - {""}
-
-
-def _is_there(known: Known, lease: Lease) -> bool:
-    namespace, _, name = lease.pod.partition("/")
-    pod = known.pods.get((namespace, name))
-    return pod is not None and pod.uid == lease.uid
 
 
 def _waits_for(lease: Lease) -> str:

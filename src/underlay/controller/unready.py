@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from underlay.cni.address import Address
+from underlay.ipam.pools.block import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from underlay.controller.known import Known
     from underlay.controller.watched import Node
-    from underlay.ipam.pools.block import Key
+    from underlay.ipam.pools.block import Block, Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Unready:
         self._monotonic = monotonic
         self._realtime = realtime
         self._seen: dict[str, _Seen] = {}
+        self._behind: dict[Key, int] = {}  # blocks that were written here, and that the watch shows as they were before
 
     def look(self, known: Known) -> None:
         """Remember who is not ready."""
@@ -49,8 +51,11 @@ class Unready:
         unready = [name for name, node in known.nodes.items() if node.unready_since <= now]
         if self._after is None or not unready:
             self._seen.clear()
+            self._behind.clear()
             return
-        self._seen = {name: self._now(name, frozenset(owned)) for name, owned in _owned(known, unready).items()}
+        behind = ((block, self._behind.get(block.key, -1)) for block in known.blocks)
+        self._behind = {block.key: written for block, written in behind if block.revision <= written}
+        self._seen = {name: self._now(name, frozenset(owned)) for name, owned in self._owned(known, unready).items()}
 
     def overdue(self, node: Node | None) -> bool:
         """Whether this is a node that has not been ready for long enough."""
@@ -60,11 +65,12 @@ class Unready:
         long_ago = self._realtime() - self._after
         return node.unready_since <= long_ago and self._monotonic() - seen.since >= self._after
 
-    def took(self, name: str, key: Key, values: Collection[int]) -> None:
-        """What was taken from it just now: if it owns that again, it is in touch."""
+    def took(self, name: str, before: Block, values: Collection[int]) -> None:
+        """What was taken from it just now, of a block as it was: if it owns that again, it is in touch."""
+        self._behind[before.key] = before.revision
         seen = self._seen.get(name)
         if seen is not None:
-            taken = {Address(key.family, value) for value in values}
+            taken = {Address(before.key.family, value) for value in values}
             self._seen[name] = _Seen(seen.since, seen.owned - taken)
 
     def _now(self, name: str, owned: frozenset[Address]) -> _Seen:
@@ -72,11 +78,17 @@ class Unready:
         since = before.since if before is not None and owned <= before.owned else self._monotonic()
         return _Seen(since, owned)
 
+    def _owned(self, known: Known, names: Iterable[str]) -> dict[str, set[Address]]:
+        """Who owns what, of blocks that the watch is behind with as it was left."""
+        found = {name: {one for one in self._left(name) if key_of(one) in self._behind} for name in names}
+        for block in known.blocks:
+            if block.key in self._behind:
+                continue
+            for value, owner in block.owned.items():
+                if owner in found:
+                    found[owner].add(Address(block.key.family, value))
+        return found
 
-def _owned(known: Known, names: Iterable[str]) -> dict[str, set[Address]]:
-    found: dict[str, set[Address]] = {name: set() for name in names}
-    for block in known.blocks:
-        for value, owner in block.owned.items():
-            if owner in found:
-                found[owner].add(Address(block.key.family, value))
-    return found
+    def _left(self, name: str) -> frozenset[Address]:
+        seen = self._seen.get(name)
+        return seen.owned if seen is not None else frozenset()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from underlay.errors import TryAgain
 from underlay.ipam.pools import surroundings
-from underlay.ipam.pools.lease import CLAIM, POD
+from underlay.ipam.pools.lease import CLAIM, POD, keeper_parts
 from underlay.ipam.pools.objects import Pool, Reserved, Subnet
 from underlay.ipam.pools.surroundings import Catalogue
 from underlay.kube import pool_resources, surrounding
@@ -142,7 +142,7 @@ class PoolCluster:
         """Whether a keeper is still meant to exist; None until its kind has been listed, and where what is known is old
         and does not name it.
         """
-        kind, namespace, name = keeper.split("/", 2)
+        kind, namespace, name = keeper_parts(keeper)
         if kind == POD:
             return False  # it came from another IPAM with its address, and has given it up
         caches = self._caches_of(kind)

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from underlay.ipam.pools import surroundings
-from underlay.ipam.pools.lease import CLAIM
+from underlay.ipam.pools.lease import CLAIM, POD, keeper_parts
 from underlay.ipam.pools.objects import Pool, Reserved, Subnet
 from underlay.ipam.pools.surroundings import Catalogue
 from underlay.kube import surrounding
@@ -67,7 +67,9 @@ class PoolManifests:
 
     def wanted(self, keeper: str) -> bool | None:
         """Whether a keeper is still meant to exist; None while a file cannot be read."""
-        kind, namespace, name = keeper.split("/", 2)
+        kind, namespace, name = keeper_parts(keeper)
+        if kind == POD:
+            return False  # it came from another IPAM, by way of a cluster, and has given it up
         if self.catalogue().faults:
             return None
         if kind == CLAIM:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.ipam.pools.simulation import Killed, world
 
-from underlay.cni.address import text
+from underlay.cni.address import parse, text
+from underlay.controller.ownerless import settled
 from underlay.errors import NoAddressLeft, TryAgain
 from underlay.ipam.pools import seek
-from underlay.ipam.pools.block import StoreRefuses, Want, key_of
+from underlay.ipam.pools.block import BlockConflict, StoreRefuses, Want, key_of
 from underlay.ipam.pools.journal import Journal
-from underlay.ipam.pools.lease import HELD, KEPT, RESERVED
+from underlay.ipam.pools.lease import HELD, KEPT, RESERVED, Lease, pod_keeper
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tests.ipam.pools.simulation import SimNode
+    from tests.ipam.pools.simulation import SimNode, World
 
     from underlay.ipam.pools.block import Block, Key
 
@@ -136,6 +139,56 @@ def test_a_reservation_is_found_from_another_node() -> None:
         one.leases.keep(lease.address, "a", f"{RESERVED}/default/web")
         made.time.sleep(0.1)
         assert two.add("web").shown == lease.shown
+
+
+def adopted(made: World, address: str, pod: str, keeper: str) -> None:
+    """What the pod has from another IPAM, as "underlay ipam adopt" writes it."""
+    found = parse(address)
+    assert found is not None
+    lease = Lease(found, "a", HELD, "earlier", "", "eth0", f"default/{pod}", keeper)
+    before = made.api.truth.get(key_of(found))
+    after = replace(before, revision=before.revision + 1, leases={**before.leases, found.value: lease})
+    made.api.truth.swap(before, after)
+
+
+def test_an_adopted_address_is_found_by_its_pod_and_by_the_sets_next_one_of_that_name() -> None:
+    with world(a=SMALL) as made:
+        one = made.node("one")
+        adopted(made, "10.0.0.7", "web", pod_keeper("default/web", "web"))
+        adopted(made, "10.0.0.8", "db-0", DB)
+        made.time.sleep(0.1)
+        assert one.add("web").shown == "10.0.0.7"
+        assert one.add("db-0", keeper=DB).shown == "10.0.0.8"
+
+
+def test_an_adopted_address_of_a_machine_is_not_its_next_pods_while_the_earlier_one_runs() -> None:
+    """Two pods of a machine exist at a time while it moves."""
+    with world(a=SMALL) as made:
+        one, vm = made.node("one"), "VirtualMachine/default/vm"
+        adopted(made, "10.0.0.7", "virt-launcher-vm-x", vm)
+        made.time.sleep(0.1)
+        with pytest.raises(TryAgain, match=r"10\.0\.0\.7 is held by pod default/virt-launcher-vm-x"):
+            one.add("virt-launcher-vm-y", keeper=vm)
+        assert made.owners() == {}
+        (block,) = made.api.truth.blocks.values()
+        made.api.truth.swap(block, settled(block, {pod_keeper("default/virt-launcher-vm-x", "earlier")}))
+        made.time.sleep(0.1)
+        assert one.add("virt-launcher-vm-y", keeper=vm).shown == "10.0.0.7"
+
+
+def test_what_nobody_owns_and_others_write_all_the_time_is_not_said_to_be_at_a_node() -> None:
+    with world(a=SMALL) as made:
+        one = made.node("one")
+        adopted(made, "10.0.0.8", "db-0", DB)
+        made.time.sleep(0.1)
+
+        def conflict(*_: Any) -> Block:
+            made.time.sleep(0.1)
+            raise BlockConflict
+
+        one.store.swap = conflict  # type: ignore[method-assign]
+        with pytest.raises(TryAgain, match=f"is kept for {DB} by no node, and others wrote its block each time"):
+            one.add("db-0", keeper=DB)
 
 
 def test_a_kept_address_is_not_handed_to_somebody_else() -> None:
@@ -293,6 +346,43 @@ def test_what_others_of_the_node_give_back_makes_no_wait_longer() -> None:
 
 
 # -- rest --------------------------------------------------------------------------------------------------------------
+
+
+def keep_trying(node: SimNode, name: str, until: float) -> None:
+    while node.world.time.now < until:
+        with contextlib.suppress(NoAddressLeft, TryAgain):
+            node.add(name)
+
+
+def test_who_has_another_pool_does_not_wait_with_those_who_have_none() -> None:
+    with world(a=["10.0.0.1"], b=["10.0.1.1-10.0.1.40"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("p")
+        made.time.sleep(5)
+        end = made.time.now + 9
+        for n in range(5):
+            made.time.start(lambda n=n: keep_trying(two, f"w{n}", end))
+        made.time.sleep(0.2)
+        began = made.time.now
+        assert two.add("r", pools=("a", "b")).pool == "b"
+        assert made.time.now - began < 0.1
+        made.time.sleep(10)
+
+
+def test_who_waits_among_many_waits_no_longer_than_alone() -> None:
+    with world(a=["10.0.0.1"]) as made:
+        one, two = made.node("one"), made.node("two")
+        one.add("p")
+        made.time.sleep(5)
+        end = made.time.now + 9
+        for n in range(5):
+            made.time.start(lambda n=n: keep_trying(two, f"w{n}", end))
+        made.time.sleep(0.2)
+        began = made.time.now
+        with pytest.raises(NoAddressLeft):
+            two.add("r")
+        assert made.time.now - began < 2.0
+        made.time.sleep(10)
 
 
 def test_an_address_rests_on_at_its_next_owner() -> None:

@@ -6,13 +6,13 @@ Because a block belongs to addresses and not to a pool, pools that overlap canno
     own        free ─▶ node              compare-and-swap by that node
     give back  node ─▶ free, resting     compare-and-swap by that node
     hand over  node ─▶ another node      compare-and-swap by the owner, where ``wanted`` names the other
-    evict      node ─▶ free, resting     compare-and-swap by the controller, once the Node object has gone
-
+    evict      node ─▶ free, resting     compare-and-swap by the controller, once the node is down
     remove     all of it                 delete by the controller, once there has long been nothing in it
 
 Every swap raises ``revision`` by one, be it for ``owned`` or for ``wanted``, so what a watch shows late is known to be
-old; a block that is made again goes on above all that there were before. ``leases`` is a report to whoever wants to
-know, seconds late; nothing is decided by it but whom to ask.
+old; a block that is made again goes on above all that there were before. ``leases`` is what owners report, seconds
+late: of what is owned nothing is decided by it but whom to ask. What has a lease and no owner is kept for somebody, or
+is a pod's from another IPAM; nobody else owns it.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Want(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Block:
     """One block as it was read. Addresses are numbers. ``resting``: free, or handed over, and last used then
-    (realtime ns). ``leases``: what the owners last reported, held and kept ones. ``revision``: see :func:`revision_of`.
-    ``version`` is the store's own (resourceVersion); "" for a block that no object exists of: not yet, or no more, and
-    then ``revision`` is the last that was seen of it.
+    (realtime ns). ``leases``: held and kept ones, as owners last reported, and those of addresses that have no owner.
+    ``revision``: see :func:`revision_of`. ``version`` is the store's own (resourceVersion); "" where no object exists:
+    not yet, or no more, and then ``revision`` is the last that was seen of it.
     """
 
     key: Key

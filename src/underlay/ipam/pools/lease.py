@@ -83,6 +83,15 @@ def pod_keeper(pod: str, uid: str) -> str:
     return f"{POD}/{pod}/{uid}"
 
 
+def keeper_parts(keeper: str) -> tuple[str, str, str]:
+    """Kind, namespace and name of "Kind/namespace/name", a pod's with its UID; "" for what it has not: a reservation
+    for nobody is "Reserved/", and a block may say anything.
+    """
+    kind, _, named = keeper.partition("/")
+    namespace, _, name = named.partition("/")
+    return kind, namespace, name
+
+
 def row(lease: Lease) -> tuple[object, ...]:
     """As the journal stores it."""
     return (lease.shown, *lease[1:])

@@ -100,7 +100,7 @@ class OwnedBlocks:
                 fits = (pool for pool in pools if pool.family == address.family)
                 if owner != own.node and any(intervals.holds(pool.ranges, address.value) for pool in fits):
                     with self._blocking():
-                        return self._summon(address, keeper, deadline)
+                        return self._summon(address, keeper, who.pod, deadline)
         return False
 
     def spare(self, pool: Pool) -> int:
@@ -181,13 +181,16 @@ class OwnedBlocks:
             while pool.name in self._flights:
                 if (lease := take()) is not None:
                     return lease
-                if own.monotonic() >= deadline:
-                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
-                self._waiting[pool.name] += 1
-                own.changed.wait(max(0.0, deadline - own.monotonic()))
-                self._waiting[pool.name] -= 1
                 if own.growth != patience.growth:
                     patience = self._patience(deadline, patient)
+                now = own.monotonic()
+                if now >= deadline:
+                    raise TryAgain(f"pool {pool.name!r} has no address left on this node, and no more came in time")
+                if now >= patience.news and not self._hopes(pool):
+                    return None
+                self._waiting[pool.name] += 1
+                own.changed.wait((patience.news if now < patience.news else deadline) - now)
+                self._waiting[pool.name] -= 1
             self._flights.add(pool.name)
         try:
             return self._fly(pool, take, deadline, patience)
@@ -217,6 +220,11 @@ class OwnedBlocks:
                     avoid.add(block.key)
             elif not self._ask(pool, patience):
                 return None
+
+    def _hopes(self, pool: Pool) -> bool:
+        """Whether there may be more for those who wait for another ADD's request, with the lock."""
+        own = self._own
+        return bool(self.free(pool)[1] or seek.silent(pool, own.view, own.node))
 
     def _patience(self, deadline: float, patient: bool) -> _Patience:
         own, now = self._own, self._own.monotonic()
@@ -295,7 +303,7 @@ class OwnedBlocks:
                     for value in values:
                         self._asked.pop(Address(block.key.family, value), None)
 
-    def _summon(self, address: Address, keeper: str, deadline: float) -> bool:
+    def _summon(self, address: Address, keeper: str, pod: str, deadline: float) -> bool:
         own, key, value = self._own, key_of(address), address.value
         limit = min(deadline, own.monotonic() + _KEEPER_SECONDS)
         owner = own.view.get(key).owned.get(value, "")
@@ -312,6 +320,9 @@ class OwnedBlocks:
                     kept = block.leases.get(value)
                 if kept is None or kept.keeper != keeper:
                     return False  # it was let go of meanwhile
+                if kept.adopted and kept.pod != pod:  # of a machine two pods may exist, and the other one use it
+                    raise TryAgain(f"{text(*address)} is {kept.owner()}, for {keeper}, from another IPAM",
+                                   hint="It comes once the controller has seen that pod go.")  # fmt: skip
                 if owner:
                     self._want(block, [value], keeper, deadline)
                 else:
@@ -319,6 +330,8 @@ class OwnedBlocks:
         except StoreUnreachable as error:
             where = f"at node {owner!r}, which cannot be asked" if owner else "by no node, and cannot be owned"
             raise TryAgain(f"{text(*address)} is kept for {keeper} {where}: {error}") from error
+        if not owner:
+            raise TryAgain(f"{text(*address)} is kept for {keeper} by no node, and others wrote its block each time")
         raise TryAgain(f"{text(*address)} is kept for {keeper} at node {owner!r}, which has not handed it over yet",
                        hint="It comes as soon as that node has taken the earlier pod down.")  # fmt: skip
 

@@ -32,7 +32,7 @@ def part(key: Key, ranges: Intervals) -> list[int]:
 class Tally:
     """What the known blocks say of one set of addresses, kept up to date block by block.
 
-    ``taken``: how many are owned, or kept for somebody by a node that has gone; ``owners``: how many each node owns;
+    ``taken``: how many are owned, or have a lease and no owner; ``owners``: how many each node owns;
     ``open``: known blocks with a free address; ``silent``: those with an owned one that no lease is reported of.
     """
 
