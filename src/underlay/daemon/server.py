@@ -157,6 +157,7 @@ class Server:
         status, stdout, written = self._handler.answer(payload, accepted + self._deadline, lambda: _gone(connection))
         try:
             frame.send(connection, frame.answer(status, stdout), _WRITE_DEADLINE)
+            os.sched_yield()  # whoever waited for it may be bound to this processor, and what is left can wait
         finally:
             written()
 
