@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from underlay.cni import versions
-from underlay.cni.decoding import FAULTS, Stranger, decode, fault, find_strangers, strangers
+from underlay.cni.decoding import FAULTS, Stranger, decode, decode_again, fault, find_strangers, strangers
 from underlay.cni.names import identifier_fault, plugin_fault
 from underlay.cni.result import DNS, NO_DNS
 from underlay.errors import InvalidConfig
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from underlay.cni.result import Result
 
-__all__ = ["NetworkConfig", "PluginConfig", "decode", "inject", "parse_network", "parse_plugin", "unknown_fields",
-           "unknown_to", "unknown_to_list", "valid_attachments", "with_runtime"]  # fmt: skip
+__all__ = ["NetworkConfig", "PluginConfig", "decode", "decode_again", "inject", "parse_network", "parse_plugin",
+           "unknown_fields", "unknown_to", "unknown_to_list", "valid_attachments", "with_runtime"]  # fmt: skip
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 

@@ -38,6 +38,12 @@ def decode(raw: bytes, kind: type[T], *, at: str = "") -> T:
         raise fault(error, at=at) from error
 
 
+@lru_cache(maxsize=256)
+def decode_again(raw: bytes, kind: type[T]) -> T:
+    """:func:`decode` of a configuration that pods come with again and again. What it returns is shared: frozen."""
+    return decode(raw, kind)
+
+
 def fault(error: Exception, *, at: str = "", what: str = "the configuration") -> UnderlayError:
     """The error to raise for one of FAULTS. It repeats nothing of the input but field names."""
     if isinstance(error, UnicodeDecodeError):

@@ -10,6 +10,7 @@ Conversion down leaves out what the older version cannot say; conversion up inve
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -109,6 +110,7 @@ def require(version: str) -> str:
     return version
 
 
+@lru_cache(maxsize=64)
 def announced(stdin: bytes) -> str:
     """``cniVersion`` of a configuration's bytes, "" where it cannot be found: for answers to what may be broken."""
     try:

@@ -46,7 +46,7 @@ class Ipvlan(sub_interface.SubInterface[Settings]):
 
     def parse(self, call: Call) -> Settings:
         """Raises InvalidConfig or DecodeFailure naming the key."""
-        keys = config.decode(call.conf.raw, _Keys)
+        keys = config.decode_again(call.conf.raw, _Keys)
         mode = keys.mode or "l2"
         if mode not in link_info.IPVLAN_MODES:
             raise InvalidConfig(f'"mode" {mode[:60]!r} is none of {", ".join(link_info.IPVLAN_MODES)}')

@@ -59,7 +59,7 @@ class Settings:
 
 def parse(call: Call) -> Settings:
     """The configuration of a call; raises InvalidConfig or DecodeFailure naming the key."""
-    keys = config.decode(call.conf.raw, Keys)
+    keys = config.decode_again(call.conf.raw, Keys)
     vlan, qos, proto = _vlan(keys)
     _check_rates(keys)
     if keys.link_state and keys.link_state not in LINK_STATES:

@@ -45,7 +45,7 @@ class Vlan(sub_interface.SubInterface[Settings]):
 
     def parse(self, call: Call) -> Settings:
         """Raises InvalidConfig or DecodeFailure naming the key."""
-        keys = config.decode(call.conf.raw, _Keys)
+        keys = config.decode_again(call.conf.raw, _Keys)
         if not keys.master:
             raise InvalidConfig('"master" is missing', hint='Set "master" to the NIC whose VLAN it is to be.')
         if keys.vlan is None:
