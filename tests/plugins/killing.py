@@ -39,6 +39,7 @@ def outlive_kills(node: Node, pod: Netns, verb: str, conf: Conf, state: Callable
 
 def _killed_at(limit: int, node: Node, work: Callable[[Node], object]) -> bool:
     """Whether the work, in a process of its own, was killed after that many acts."""
+    node.ledger.close()  # it has one owner at a time
     child = os.fork()
     if not child:
         try:
