@@ -135,7 +135,7 @@ def send(connection: socket.socket, content: bytes, seconds: float) -> None:
     """Write a frame. Raises PeerGone when nobody reads it within ``seconds``."""
     try:
         sent = _send_now(connection, content)
-        if sent < len(content):  # one in thousands: most fit into the socket's buffer
+        if sent < len(content):  # seldom: most fit into the socket's buffer
             bound_send(connection, seconds)
             connection.sendall(memoryview(content)[sent:])
     except (BrokenPipeError, ConnectionResetError, BlockingIOError) as error:
