@@ -350,6 +350,22 @@ def test_where_all_places_are_taken_the_oldest_idle_client_gives_way(pairs):
         assert older.recv(1) == b""
 
 
+def test_a_client_gives_way_also_while_its_connection_is_being_prepared(pairs, monkeypatch):
+    wrap = ssl.SSLContext.wrap_socket
+
+    def slowly(context, connection, server_side=False, **how):
+        wrapped = wrap(context, connection, server_side=server_side, **how)
+        if server_side:
+            time.sleep(0.3)  # the plain socket has lost its descriptor, and nobody knows of the other one yet
+        return wrapped
+
+    with serving(pairs[0], allowed, connections=1, seconds=600) as (server, _):
+        monkeypatch.setattr(ssl.SSLContext, "wrap_socket", slowly)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as older:
+            assert post(server, pairs[0][0]) == 200
+            assert older.recv(1) == b""
+
+
 def test_an_address_that_cannot_be_had_is_said(pairs):
     with serving(pairs[0], allowed) as (server, _):
         certificate = Certificate(*pairs[0], lambda *_, **__: None)

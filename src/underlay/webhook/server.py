@@ -142,9 +142,10 @@ class Server:
         deadline = time.monotonic() + self._seconds
         connection.settimeout(self._seconds)
         context = self._certificate.context()
-        with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
-            with self._lock:
-                self._reading[threading.current_thread()] = tls  # it has taken the descriptor over
+        with self._lock:  # it takes the descriptor over: nobody must find the one that has none any more
+            tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            self._reading[threading.current_thread()] = tls
+        with tls:
             tls.do_handshake()
             _Exchange(_Timed(tls, deadline), self)
 
