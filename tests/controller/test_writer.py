@@ -82,6 +82,21 @@ def test_one_object_is_written_now_and_then_with_what_is_wanted_last(server, wri
     assert min(b - a for a, b in itertools.pairwise(sent)) >= 0.29
 
 
+def test_what_is_wanted_of_an_object_while_it_is_being_written_comes_after_that(server, writer):
+    server.faults.append(Fault(method="PATCH", delay=0.5))
+    writing = writer()
+    pool = a_pool(server)
+    writing.want([count(pool, 1)])
+    assert until(lambda: server.asked("patch"))
+    writing.want([count(pool, 2)])
+    time.sleep(0.1)
+    assert writing.waiting() == 2
+    writing.want([count(pool, 3)])
+    assert until(lambda: status(server) == {"allocatedIPCount": 3})
+    assert until(lambda: writing.waiting() == 0)
+    assert len(server.asked("patch")) == 2
+
+
 def test_a_large_object_is_written_less_often(server, writer):
     writing = writer(pace=replace(QUICK, per_second=100))
     pool = a_pool(server)

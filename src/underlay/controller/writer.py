@@ -77,6 +77,7 @@ class Writer:
         self._wanted: list[tuple[float, int, Write]] = []
         self._history: dict[Thing, _History] = {}
         self._busy: set[Thing] = set()
+        self._behind: dict[Thing, tuple[int, Write]] = {}  # wanted while that thing is busy
         self._slot = 0.0
         self._pause = Backoff(0.2, 15.0)
         self._paused_until = 0.0
@@ -114,13 +115,14 @@ class Writer:
                 heap.append((known.due if known else 0.0, number, write))
             heapq.heapify(heap)
             self._wanted = heap
+            self._behind.clear()
             self._forget(things, now)
             self._changed.notify_all()
 
     def waiting(self) -> int:
         """How many writes are wanted and not done."""
         with self._changed:
-            return len(self._wanted) + len(self._busy)
+            return len(self._wanted) + len(self._behind) + len(self._busy)
 
     # -- the threads ---------------------------------------------------------------------------------------------------
 
@@ -129,10 +131,17 @@ class Writer:
             try:
                 self._try(write)
             finally:
-                with self._changed:
-                    self._busy.discard(write.thing)
-                    self._changed.notify_all()
+                self._is_over(write.thing)
             self._written()
+
+    def _is_over(self, thing: Thing) -> None:
+        """One more try of a thing has ended, and what was wanted of it meanwhile has its turn."""
+        with self._changed:
+            self._busy.discard(thing)
+            behind, known = self._behind.pop(thing, None), self._history.get(thing)
+            if behind is not None and (known is None or known.done != behind[1]):
+                heapq.heappush(self._wanted, (known.due if known else 0.0, *behind))
+            self._changed.notify_all()
 
     def _next(self) -> Write | None:
         """The next that is due; None at the end."""
@@ -147,9 +156,10 @@ class Writer:
                 elif now < (due := max(begin, self._wanted[0][0])):
                     self._changed.wait(due - now)
                 else:
-                    _, _, write = heapq.heappop(self._wanted)
+                    _, number, write = heapq.heappop(self._wanted)
                     if write.thing in self._busy:
-                        continue  # it is wanted anew when that has been seen
+                        self._behind[write.thing] = (number, write)
+                        continue
                     self._busy.add(write.thing)
                     self._slot = max(self._slot, now - 1.0) + 1.0 / self._pace.rate
                     return write
