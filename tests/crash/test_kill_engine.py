@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from tests.crash import faults
 from tests.delegate.conftest import ORIGIN, Bench, make_engine, soon
 

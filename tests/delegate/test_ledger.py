@@ -7,12 +7,12 @@ import sqlite3
 import subprocess
 import threading
 from contextlib import closing, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.delegate.conftest import ORIGIN, Bench, Log, make_engine, soon
 
 from underlay.delegate import entries

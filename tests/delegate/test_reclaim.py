@@ -6,10 +6,10 @@ import sqlite3
 import subprocess
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from tests.delegate.conftest import ORIGIN, Bench, soon
 
 from underlay.delegate import entries

@@ -8,10 +8,10 @@ Everything is checked here, once; what comes out needs no second look.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from underlay.cni import versions
 from underlay.cni.decoding import FAULTS, Stranger, decode, decode_again, fault, find_strangers, strangers
@@ -30,8 +30,7 @@ __all__ = ["NetworkConfig", "PluginConfig", "decode", "decode_again", "inject", 
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class PluginConfig:
+class PluginConfig(msgspec.Struct, frozen=True):
     """One plugin's configuration.
 
     ``raw`` is its JSON object as bytes, exactly as written by the user (without injected keys); ``version`` and
@@ -44,16 +43,15 @@ class PluginConfig:
     version: str
     name: str
     type: str
-    capabilities: Mapping[str, bool] = field(default_factory=dict)
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-    cni_args: Mapping[str, Any] = field(default_factory=dict)
+    capabilities: Mapping[str, bool] = msgspec.field(default_factory=dict)
+    runtime: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    cni_args: Mapping[str, Any] = msgspec.field(default_factory=dict)
     prev: Result | None = None
     ipam_type: str = ""
     dns: DNS = NO_DNS
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkConfig:
+class NetworkConfig(msgspec.Struct, frozen=True):
     """A network: its plugins in the order of ADD. A configuration of a single plugin is a list of one.
 
     ``inlined_only`` is loadOnlyInlinedPlugins: plugins are those of the list and no files beside it, which is what

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from underlay.cni.names import identifier_fault, interface_fault
 from underlay.errors import InvalidEnvironment
@@ -24,8 +25,7 @@ class Verb(enum.StrEnum):
     VERSION = "VERSION"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A validated call.
 
     ``plugin`` is the name the executable was called by, ``path`` CNI_PATH split at colons, ``args`` CNI_ARGS as
@@ -40,7 +40,7 @@ class Request:
     ifname: str
     path: tuple[str, ...]
     stdin: bytes
-    args: Mapping[str, str] = field(default_factory=dict)
+    args: Mapping[str, str] = msgspec.field(default_factory=dict)
     args_text: str = ""
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from underlay.errors import DeadlineExceeded, DecodeFailure, InvalidEnvironment
 
@@ -29,8 +30,7 @@ _FIRST_READ = 16 << 10
 _PEER = 'The shim and the daemon speak different protocols: run "underlay install" again on this node.'
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What the shim saw: the name it was called by, the CNI_* environment, standard input's bytes."""
 
     plugin: str

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from underlay.cni import request as calls
 from underlay.cni import versions
@@ -41,12 +43,11 @@ class Runner(Protocol):
         """DEL that was spooled at that time (realtime nanoseconds): of nothing that was attached later."""
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(msgspec.Struct):
     """The log line of one request, as far as it is known."""
 
-    fields: dict[str, Any] = field(default_factory=dict)
-    report: Report = field(default_factory=lambda: Report(waits=True))
+    fields: dict[str, Any] = msgspec.field(default_factory=dict)
+    report: Report = msgspec.field(default_factory=lambda: Report(waits=True))
     request: Request | None = None
     stdin: bytes = b""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
     from underlay.cni.result import Result
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(msgspec.Struct, frozen=True):
     """The container of one call.
 
     ``netns`` is the CNI_NETNS path ("" on a DEL whose namespace is gone), ``args_text`` CNI_ARGS as it came, ``args``
@@ -23,15 +23,14 @@ class Sandbox:
     container_id: str
     netns: str
     args_text: str = ""
-    args: Mapping[str, str] = field(default_factory=dict)
+    args: Mapping[str, str] = msgspec.field(default_factory=dict)
     path: tuple[str, ...] = ()
     pod_namespace: str = ""
     pod_name: str = ""
     pod_uid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """The call by which the runtime asked: the plugin it executed, the network's name in its configuration, CNI_IFNAME.
 
     One origin may own several attachments (Multus: eth0, net1, net2 …). DEL names them all by owner, container id
@@ -46,8 +45,7 @@ class Origin:
     conf: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(msgspec.Struct, frozen=True):
     """One NIC for the sandbox.
 
     ``network`` is the name shown to people ("kube-system/macvlan-a"), ``conf`` the exact CNI JSON, one plugin or a
@@ -63,16 +61,15 @@ class Attachment:
     conf: bytes
     ifname: str
     name: str = ""
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-    cni_args: Mapping[str, Any] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    cni_args: Mapping[str, Any] = msgspec.field(default_factory=dict)
     default_gateways: tuple[str, ...] = ()
     info_file: str = ""
     info: bytes = b""
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True):
     """One attachment as the ledger knows it. ``result`` is None where its ADD has not come to its end."""
 
     network: str
@@ -84,8 +81,7 @@ class Recorded:
     pod_uid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """How long one plugin took, in milliseconds: for the request's log line."""
 
     plugin: str

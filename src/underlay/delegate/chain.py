@@ -6,8 +6,9 @@ A built-in plugin is a function call and hands its Result on as it is; JSON is m
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from underlay.cni.config import inject, with_runtime
 from underlay.cni.request import Verb

@@ -14,8 +14,10 @@ says so before the kernel is touched, and until its layers are there again: afte
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from underlay.delegate import entries
 from underlay.delegate.entries import Chained, Laid, Lifted, Moved
@@ -29,8 +31,6 @@ from underlay.net.undo import UndoLog
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    import msgspec
-
     from underlay.delegate.attachment import Attachment, Origin, Sandbox
     from underlay.delegate.engine import Engine
     from underlay.delegate.ledger import Row
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 _NOT_NOW: Final = "is being attached or taken off"
 
 
-@dataclass(slots=True)
-class _Kept:
+class _Kept(msgspec.Struct):
     """A NIC that stays: its row, its undo entries, where its layers begin in them, and the lines to go back to;
     ``unknown`` are those of another version.
     """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from underlay.cni.config import NetworkConfig, parse_plugin, valid_attachments
 from underlay.cni.request import Verb

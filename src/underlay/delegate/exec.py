@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -40,8 +39,7 @@ _TEXT_BUSY_SECONDS: Final = 5.0  # an executable being replaced in place is busy
 _QUOTED: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(msgspec.Struct, frozen=True):
     """One call of an executable: the CNI_* environment as values, and standard input."""
 
     verb: Verb

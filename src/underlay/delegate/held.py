@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from underlay.delegate.ledger import Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """An :class:`~underlay.ipam.allocator.Keep`. ``valid`` is the runtime's list; the ledger is looked at whenever it
     is asked, as who came since GC began is there before anything is held.
     """

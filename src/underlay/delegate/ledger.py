@@ -16,7 +16,6 @@ import os
 import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -61,8 +60,7 @@ _STATEMENTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One attachment. ``cookie`` is the sandbox's SO_NETNS_COOKIE (signed as SQLite stores it), ``created`` realtime
     nanoseconds, ``conf`` the configuration's exact bytes, ``call`` what else a later verb needs (see :mod:`entries`),
     ``undo`` lines of JSON arrays, oldest first.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from underlay.errors import UnderlayError
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """Filled in by whoever serves the request, read once it is answered. Belongs to one thread.
 
     ``networks`` are the attachments' shown names in their order, ``times`` the plugins' times in theirs, ``faults``
@@ -21,10 +21,10 @@ class Report:
     with the failure that was answered, or None: what nobody is to wait for. ``waits``: somebody will say when that is.
     """
 
-    networks: list[str] = field(default_factory=list)
-    times: list[Timing] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    afterwards: list[Callable[[UnderlayError | None], None]] = field(default_factory=list)
+    networks: list[str] = msgspec.field(default_factory=list)
+    times: list[Timing] = msgspec.field(default_factory=list)
+    faults: list[str] = msgspec.field(default_factory=list)
+    afterwards: list[Callable[[UnderlayError | None], None]] = msgspec.field(default_factory=list)
     waits: bool = False
 
     def after(self, act: Callable[[], None]) -> None:

@@ -6,7 +6,6 @@ newest entry first │ kernel acts … │ an executable's DEL │ kernel acts �
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 _FIRST_WITH_RESULT: Final = versions.SUPPORTED.index("0.4.0")
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(msgspec.Struct, frozen=True):
     """One attachment to take back: its entries, oldest first, and its result, which executables are told at DEL."""
 
     row_id: int
@@ -40,15 +38,14 @@ class Leftover:
     result: Result | None = None
 
 
-@dataclass(slots=True)
-class Undone:
+class Undone(msgspec.Struct):
     """What came of it: the faults, and the rows with something left to do. ``left`` says what that is, oldest first:
     doing the rest once more would take what others have made since.
     """
 
-    errors: list[UnderlayError] = field(default_factory=list)
-    failed: set[int] = field(default_factory=set)
-    left: dict[int, list[msgspec.Struct]] = field(default_factory=dict)
+    errors: list[UnderlayError] = msgspec.field(default_factory=list)
+    failed: set[int] = msgspec.field(default_factory=set)
+    left: dict[int, list[msgspec.Struct]] = msgspec.field(default_factory=dict)
 
 
 def take_back(

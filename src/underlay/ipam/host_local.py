@@ -7,7 +7,6 @@ reserve them. Budget: 120 µs, of which the files take a third.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -54,8 +53,7 @@ class _PlaceKeys(msgspec.Struct, frozen=True):
     ipam: _Place
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """A checked section: the directory of the network and what may be given out of it."""
 
     data_dir: str
@@ -70,8 +68,7 @@ class Pool:
         return f"{self.data_dir}/{self.network}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(msgspec.Struct, frozen=True):
     index: int
     range: Range
     address: str

@@ -6,7 +6,6 @@ A *range set* is a list of ranges of one family, of which a NIC gets one address
 from __future__ import annotations
 
 from bisect import bisect, insort
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,8 +26,7 @@ class RangeSection(msgspec.Struct, frozen=True, rename="camel"):
     gateway: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(msgspec.Struct, frozen=True):
     """Addresses ``start`` to ``end``, both included, of a subnet with prefix ``length``, except ``gateway``."""
 
     family: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -38,8 +37,7 @@ class _Keys(msgspec.Struct, frozen=True):
     ipam: _Section
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(msgspec.Struct, frozen=True):
     wish: Wish
     gateway: str = ""
 

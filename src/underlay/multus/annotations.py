@@ -11,7 +11,6 @@ value, and says what would be right.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
@@ -34,8 +33,7 @@ _PLACE: Final = re.compile(r"(?P<what>.*?)(?: - at `\$?(?P<path>[^`]*)`.*)?", re
 _PROTOCOLS: Final = ("tcp", "udp", "sctp")
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkSelection:
+class NetworkSelection(msgspec.Struct, frozen=True):
     """One element: which network, and with what. Empty or None: not asked for.
 
     ``namespace`` is filled in; ``mac`` is six octets, ``infiniband_guid`` eight, lower case between colons; ``ips``
@@ -53,7 +51,7 @@ class NetworkSelection:
     port_mappings: tuple[Mapping[str, Any], ...] = ()
     bandwidth: Mapping[str, int] | None = None
     device_id: str = ""
-    cni_args: Mapping[str, Any] = field(default_factory=dict)
+    cni_args: Mapping[str, Any] = msgspec.field(default_factory=dict)
     ipam_claim_reference: str = ""
     unknown: tuple[str, ...] = ()
 

@@ -13,8 +13,10 @@ again; that its network is defined otherwise by now changes nothing. Pure.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import replace
 
 from underlay.multus.devices import INFO_FILE, KEYS, Wanted
 

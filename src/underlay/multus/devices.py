@@ -14,10 +14,10 @@ Pure, but for what it asks :class:`Devices` and :class:`DeviceInfo`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from underlay.cni.decoding import FAULTS
 from underlay.errors import DeviceMissing
@@ -36,8 +36,7 @@ _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """An attachment before its device is known: ``resource`` is what its network is tied to, or empty, ``device`` the
     id, as soon as there is one; the annotation's own to begin with.
     """

@@ -11,8 +11,10 @@ knows any more what was asked for.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from underlay.cni.request import Request, Verb
 from underlay.delegate.report import Report

@@ -10,7 +10,6 @@ Files are read again only when their stat differs. Budget: a look-up in a direct
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -29,8 +28,7 @@ _LISTS: Final = (".conflist",)
 _SINGLE: Final = (".conf", ".json")
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(msgspec.Struct, frozen=True):
     """A network as found.
 
     ``shown`` is its name in network-status and messages: "namespace/name" of a definition, the "name" inside a file
@@ -56,8 +54,7 @@ def own_name(conf: bytes) -> str:
     return _NAMED.decode(conf).name or ""
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(msgspec.Struct, frozen=True):
     signature: tuple[int, int, int]
     conf: bytes
     name: str

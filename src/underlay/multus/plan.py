@@ -13,10 +13,10 @@ Pure: what it needs of the world comes through :class:`~underlay.multus.networks
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from underlay.cni.decoding import FAULTS, fault
 from underlay.delegate.attachment import Attachment
@@ -43,8 +43,7 @@ _EMPTY_RESULT: Final = msgspec.Raw(b'{"cniVersion":"0.4.0"}')
 _CHAIN_VERSION: Final = "0.4.0"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """Attachments in the order of ADD, the cluster network's first. ``notes`` are for the log: what was asked for and
     has no effect.
     """

@@ -16,8 +16,9 @@ import select
 import socket
 import struct
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from underlay.errors import DeadlineExceeded, KernelError
 from underlay.net import frames, packet
@@ -49,16 +50,14 @@ _ONLY_ND = b"".join(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """Another host answered: the address (no prefix length) and its MAC."""
 
     address: str
     mac: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """One family's socket, the frames that ask, and what a received frame claims."""
 
     sock: socket.socket
@@ -137,8 +136,7 @@ def _join(asked: Sequence[_Asked], index: int, packed: Sequence[tuple[int, bytes
         asked[-1].sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
 
 
-@dataclass(frozen=True, slots=True)
-class _Schedule:
+class _Schedule(msgspec.Struct, frozen=True):
     """When to ask (seconds), how often, until when, and what to call it in an error."""
 
     interval: float

@@ -6,7 +6,8 @@ Sources: RFC 826, RFC 5227 (ARP), RFC 4861 sections 4.3 and 4.4 (NDP), RFC 2464 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 ETH_P_ARP = 0x0806
 ETH_P_IPV6 = 0x86DD
@@ -28,8 +29,7 @@ _ARP_SIZE = 42
 _SHORTEST_ND = _ICMP_AT + 24
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """What a received frame says: the host of ``mac`` has ``address``, or is itself probing for it."""
 
     address: bytes

@@ -14,15 +14,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 ROOT = "/sys"
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _VIRTFN = re.compile(r"virtfn(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(msgspec.Struct, frozen=True):
     """One PCI function, virtual or physical.
 
     ``vendor`` and ``model`` are four hexadecimal digits, ``driver`` "" where none is bound, ``nics`` the names in the

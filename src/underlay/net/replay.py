@@ -7,8 +7,9 @@ rtm_protocol, neighbours by MAC. All links of a namespace go in one kernel wait 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from underlay.errors import KernelError
 from underlay.net import addr, link, neigh, route, rule, vf_restore
@@ -27,8 +28,6 @@ from underlay.net.undo import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    import msgspec
 
     from underlay.net.netns import Namespace
     from underlay.net.rtnl import Rtnl
@@ -64,8 +63,7 @@ def replay(entries: Sequence[msgspec.Struct], *, host: Namespace, pod: Namespace
     return failed
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(msgspec.Struct, frozen=True):
     """One message, the errnos that mean there was nothing to do, and the entries that it carries out."""
 
     message: Message

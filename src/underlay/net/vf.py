@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from underlay.net.netlink import (
     Message,
@@ -37,8 +38,7 @@ LINK_STATES = ("auto", "enable", "disable")
 VLAN_PROTOCOLS = {"802.1q": 0x8100, "802.1ad": 0x88A8}
 
 
-@dataclass(frozen=True, slots=True)
-class Vf:
+class Vf(msgspec.Struct, frozen=True):
     """One virtual function as its physical function reports it.
 
     ``vlan`` 0 is none, ``vlan_proto`` "802.1q" or "802.1ad", rates are Mbit/s (0: unlimited), ``link_state`` one of
@@ -57,8 +57,7 @@ class Vf:
     max_tx_rate: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class VfSettings:
+class VfSettings(msgspec.Struct, frozen=True):
     """What to change of a virtual function; None leaves it alone. Units as in :class:`Vf`; both rates go together."""
 
     mac: str | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from underlay.cni import address
 from underlay.errors import InvalidConfig
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from underlay.cni.result import Result
 
 
-@dataclass(frozen=True, slots=True)
-class Chained:
+class Chained(msgspec.Struct, frozen=True):
     """The chained NIC: its place in prevResult's interfaces, its name, its addresses with their subnets' lengths."""
 
     position: int
@@ -80,8 +79,8 @@ def _addresses(prev: Result, position: int) -> tuple[Prefix, ...]:
 def with_mac(prev: Result, position: int, mac: str) -> Result:
     """The prevResult with another hardware address for the interface at ``position``."""
     interfaces = list(prev.interfaces)
-    interfaces[position] = msgspec.structs.replace(interfaces[position], mac=mac)
-    return msgspec.structs.replace(prev, interfaces=tuple(interfaces))
+    interfaces[position] = replace(interfaces[position], mac=mac)
+    return replace(prev, interfaces=tuple(interfaces))
 
 
 def host_addresses(result: Result) -> list[str]:

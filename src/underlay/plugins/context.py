@@ -9,8 +9,9 @@ plugin.add(call, ctx) -> Result
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from underlay.errors import NamespaceGone
 
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from underlay.net.undo import UndoLog
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One plugin call: the plugin's configuration and for which NIC of which container.
 
     ``netns`` is the CNI_NETNS path ("" on a DEL whose namespace is gone), ``args`` the parsed CNI_ARGS, ``network`` the
@@ -71,8 +71,7 @@ class Devices(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """The world as one call may touch it.
 
     ``host`` is the node's namespace, ``pod`` the container's (None on a DEL where it is gone); ``undo`` takes
@@ -92,9 +91,9 @@ class Context:
     devices: Devices
     deadline: float
     log: Callable[..., None]
-    made: dict[str, Link] = field(default_factory=dict)
-    announcements: dict[int, tuple[str, Sequence[str]]] = field(default_factory=dict)
-    mtus: dict[str, int] = field(default_factory=dict)
+    made: dict[str, Link] = msgspec.field(default_factory=dict)
+    announcements: dict[int, tuple[str, Sequence[str]]] = msgspec.field(default_factory=dict)
+    mtus: dict[str, int] = msgspec.field(default_factory=dict)
 
     def announce(self, index: int, mac: str, addresses: Sequence[str]) -> None:
         """Tell the wire of the MAC that a link's addresses have, once all is done; of several the last counts."""

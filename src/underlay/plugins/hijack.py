@@ -5,7 +5,6 @@ Keys and defaults are those of spidernet's plugins of the same names, so that th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -60,24 +59,21 @@ class Keys(msgspec.Struct, frozen=True):
     sriov: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RpFilter:
+class RpFilter(msgspec.Struct, frozen=True):
     """The reverse path filter (sysctl net.ipv4.conf.*.rp_filter): 0, 1 or 2, and whether the node gets it too."""
 
     set_host: bool = True
     value: int = _LOOSE
 
 
-@dataclass(frozen=True, slots=True)
-class Probing:
+class Probing(msgspec.Struct, frozen=True):
     """How to ask the wire whether an address is in use: seconds between probes, and how many."""
 
     interval: float = 1.0
     retries: int = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Hijack:
+class Hijack(msgspec.Struct, frozen=True):
     """A meta-plugin's configuration, validated.
 
     ``cluster`` holds the overlay's and the services' subnets, ``additional`` the further ones, host bits cleared, each

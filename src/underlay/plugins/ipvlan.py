@@ -7,7 +7,6 @@ chain is taken for: its one interface is the parent, its addresses are the NIC's
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,8 +30,7 @@ class _Keys(msgspec.Struct, frozen=True):
     accept_ra: bool | None = msgspec.field(name="acceptRA", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(sub_interface.Settings):
+class Settings(sub_interface.Settings, frozen=True, kw_only=True):
     """``mode`` is l2, l3 or l3s."""
 
     mode: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from underlay.cni import config
 from underlay.errors import CheckFailed, InvalidConfig, KernelError
@@ -27,8 +27,7 @@ class _Keys(msgspec.Struct, frozen=True):
     accept_ra: bool | None = msgspec.field(name="acceptRA", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(sub_interface.Settings):
+class Settings(sub_interface.Settings, frozen=True, kw_only=True):
     """``mac`` is "" for one of our choice, ``bcqueuelen`` None for the kernel's default."""
 
     mode: str
@@ -75,7 +74,7 @@ class Macvlan(sub_interface.SubInterface[Settings]):
             return made
         # Changes the parent's as well; the kernel gives that back with the NIC's end.
         ctx.sandbox().rtnl.batch((link.change(index=made.index, mac=settings.mac),))
-        ctx.made[name] = msgspec.structs.replace(made, mac=settings.mac)
+        ctx.made[name] = replace(made, mac=settings.mac)
         return ctx.made[name]
 
     def check_kind(self, nic: link.Link, settings: Settings) -> None:

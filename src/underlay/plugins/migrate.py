@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from underlay.net import route
 from underlay.net.undo import DropRoute, DropRule, PutRoute
@@ -12,8 +13,6 @@ from underlay.plugins import hijack, nic_table, wiring
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import msgspec
-
     from underlay.net.netlink import Message
     from underlay.net.route import Route
     from underlay.plugins.pod_view import PodView
@@ -21,12 +20,11 @@ if TYPE_CHECKING:
 _LINK_LOCAL = "fe80::/64"
 
 
-@dataclass(slots=True)
-class Migration:
+class Migration(msgspec.Struct):
     """The undo entries, and the messages that carry the migration out, in order."""
 
-    entries: list[msgspec.Struct] = field(default_factory=list)
-    messages: list[Message] = field(default_factory=list)
+    entries: list[msgspec.Struct] = msgspec.field(default_factory=list)
+    messages: list[Message] = msgspec.field(default_factory=list)
 
 
 def wanted(setting: int, name: str, before: str, overlay: str = "") -> bool:

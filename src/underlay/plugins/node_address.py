@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from underlay.errors import AddressInUse
 from underlay.net import remembered, route
@@ -21,8 +22,7 @@ _NOT_THE_NODE: Final = re.compile(
 _TYPE_LOCAL: Final = 2  # RTN_LOCAL
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAddresses:
+class NodeAddresses(msgspec.Struct, frozen=True):
     """The node towards one pod.
 
     ``addresses`` are those that the pod shall reach by way of the node, the ones that the node itself uses towards the

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from underlay.net import addr, link, route, rule
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 FAMILIES: Final = {4: AF_INET, 6: AF_INET6}
 
 
-@dataclass(frozen=True, slots=True)
-class PodView:
+class PodView(msgspec.Struct, frozen=True):
     """Links by name, global addresses by link name (with their lengths), routes of all tables and rules by family."""
 
     links: dict[str, Link]

@@ -15,9 +15,9 @@ macvlan from talking to its own parent.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from underlay.cni import address
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from underlay.plugins.wiring import Piece
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(msgspec.Struct, frozen=True):
     """Where a call finds itself.
 
     ``overlay`` is the cluster network's NIC in the pod, ``host_end`` its end on the node (None for ``sriov``, which

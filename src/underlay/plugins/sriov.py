@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from underlay.errors import (
     CheckFailed,

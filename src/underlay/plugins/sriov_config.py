@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -40,8 +39,7 @@ class Keys(msgspec.Struct, frozen=True):
     log_file: str | None = msgspec.field(name="logFile", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """The configuration, validated as far as it can be without the kernel.
 
     ``device`` is a PCI address as it was written, "" where none is given, ``vf`` what to set by the physical function

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from underlay.errors import DeviceInUse, DeviceUnfit
 from underlay.net import addr, link, pci, vf_restore
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from underlay.net.vf import Vf
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     """A virtual function: what sysfs says of it, the physical one's NIC, its settings now, its own NIC or None."""
 
     function: Function

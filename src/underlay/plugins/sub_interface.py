@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
 
 from underlay.errors import CheckFailed, InvalidConfig, KernelError, NotAvailable, ParentMissing
 from underlay.net import link, route
@@ -20,8 +21,6 @@ from underlay.net.undo import DropLink
 from underlay.plugins import own_nic
 
 if TYPE_CHECKING:
-    import msgspec
-
     from underlay.cni.result import Result
     from underlay.errors import UnderlayError
     from underlay.ipam.allocator import Keep
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from underlay.plugins.context import Call, Context
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every kind is told, validated as far as it can be without the kernel.
 
     ``master`` is "" where it is not given, ``mtu`` 0 for the parent's; ``in_pod``: the parent is one of the pod's.
@@ -184,8 +182,7 @@ class SubInterface(ABC, Generic[S]):
         return ctx.made[name]
 
 
-@dataclass(frozen=True, slots=True)
-class _Making:
+class _Making(msgspec.Struct, frozen=True):
     """What is to be made, under whatever name and index."""
 
     settings: Settings

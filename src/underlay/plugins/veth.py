@@ -14,8 +14,10 @@ veth0, and the node reaches the NIC's addresses by the other end; everything els
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from underlay.cni.result import Interface, Result
 from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, KernelError, LimitedConnectivity, UnderlayError
@@ -30,8 +32,6 @@ from underlay.plugins.node_address import NodeAddresses
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import msgspec
-
     from underlay.net.netlink import Message
     from underlay.net.netns import Namespace
     from underlay.plugins.chained import Chained
@@ -43,8 +43,7 @@ POD_END: Final = "veth0"
 MTU: Final = 1500
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """Both ends: the node's name, indexes and hardware addresses. ``made`` when this call makes it."""
 
     host_name: str

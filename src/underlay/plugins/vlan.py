@@ -6,7 +6,6 @@ The kernel has one NIC for each VLAN of a parent, whatever namespace it is in: s
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,8 +29,7 @@ class _Keys(msgspec.Struct, frozen=True):
     accept_ra: bool | None = msgspec.field(name="acceptRA", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(sub_interface.Settings):
+class Settings(sub_interface.Settings, frozen=True, kw_only=True):
     """``vlan`` is 0 to 4094; 0 marks frames by their priority alone."""
 
     vlan: int

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from underlay.cni.config import parse_plugin
@@ -125,7 +126,7 @@ class Node:
 
     def conf(self, version: str = "1.0.0", prev: Result | None = None, name: str = "net", **ipam: Any) -> PluginConfig:
         raw = {"cniVersion": version, "name": name, "type": "macvlan", "ipam": {"type": "spiderpool", **ipam}}
-        return replace(parse_plugin(json.dumps(raw).encode()), prev=prev)
+        return msgspec.structs.replace(parse_plugin(json.dumps(raw).encode()), prev=prev)
 
     def add(self, pod: str, container: str = "", ifname: str = "eth0", uid: str = "u", **ipam: Any) -> Result:
         args = {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": pod, "K8S_POD_UID": uid}

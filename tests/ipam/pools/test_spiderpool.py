@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from tests.ipam.pools.conftest import Node, stateful
 from tests.keep import Keep
@@ -250,7 +250,7 @@ def test_a_virtual_machine_keeps_its_address_though_its_pods_have_random_names(n
 
 
 def test_a_claim_keeps_the_address_for_whoever_names_it(node: Node) -> None:
-    conf = replace(node.conf(), cni_args={"ipam-claim-reference": "vm1-net"})
+    conf = msgspec.structs.replace(node.conf(), cni_args={"ipam-claim-reference": "vm1-net"})
     assert node.address("p", conf=conf) == "10.1.0.10"
     node.delete("p")
     assert node.address("q") == "10.1.0.11"
