@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from underlay.errors import KernelError
-from underlay.net import link, neigh, route, rule
+from underlay.net import link, neigh, route, route_copy, rule
 from underlay.net.netns import Namespace
 
 
@@ -103,9 +103,9 @@ def test_a_route_is_taken_away_and_put_back_to_the_letter(uplink, node, eth0, od
     dst = next(word for word in odd.split() if "/" in word)
     family = 10 if ":" in dst else 2
     found = next(each for each in route.dump(node.rtnl, family=family, table=254) if each.dst == dst)
-    node.rtnl.batch([route.remove(found)])
+    node.rtnl.batch([route_copy.remove(found)])
     assert {name: uplink.ip(name, "route", "show", "table", "main") for name in ("-4", "-6")} == before
-    node.rtnl.batch([route.put(found.raw, eth0 if found.dev else 0)])
+    node.rtnl.batch([route_copy.put(found.raw, eth0 if found.dev else 0)])
     after = {name: uplink.ip(name, "route", "show", "table", "main") for name in ("-4", "-6")}
     for name in ("-4", "-6"):
         listed = [[without(each, "expires") for each in state[name]] for state in (after, with_it)]
@@ -113,7 +113,7 @@ def test_a_route_is_taken_away_and_put_back_to_the_letter(uplink, node, eth0, od
     if "expires" in odd:
         assert 900 < next(each for each in after["-6"] if each["dst"] == dst)["expires"] <= 1000
     with pytest.raises(KernelError) as raised:
-        node.rtnl.batch([route.put(found.raw, eth0 if found.dev else 0)])
+        node.rtnl.batch([route_copy.put(found.raw, eth0 if found.dev else 0)])
     assert raised.value.errno == errno.EEXIST
 
 
@@ -123,7 +123,7 @@ def test_a_route_is_copied_into_another_table_as_ours(uplink, node, odd):
     dst = next(word for word in odd.split() if "/" in word)
     family = 10 if ":" in dst else 2
     found = next(each for each in route.dump(node.rtnl, family=family, table=254) if each.dst == dst)
-    node.rtnl.batch([route.copy(found, table=5000), route.copy(found, table=101, protocol=found.protocol)])
+    node.rtnl.batch([route_copy.copy(found, table=5000), route_copy.copy(found, table=101, protocol=found.protocol)])
     name = "-6" if family == 10 else "-4"
     original = next(each for each in uplink.ip(name, "route", "show", "table", "main") if each["dst"] == dst)
     ours = uplink.ip(name, "route", "show", "table", "5000")
@@ -139,14 +139,14 @@ def test_a_route_by_a_next_hop_object_is_put_back(uplink, node, eth0):
     uplink.batch("nexthop add id 7 via 172.18.0.9 dev eth0", "route add 10.1.0.0/16 nhid 7")
     found = next(each for each in route.dump(node.rtnl, family=2, table=254) if each.dst == "10.1.0.0/16")
     before = uplink.ip("route", "show", "10.1.0.0/16")
-    node.rtnl.batch([route.remove(found), route.put(found.raw, eth0)])
+    node.rtnl.batch([route_copy.remove(found), route_copy.put(found.raw, eth0)])
     assert uplink.ip("route", "show", "10.1.0.0/16") == before
 
 
 def test_a_route_is_put_back_on_another_device(uplink, node):
     uplink.batch("link add a0 type veth peer name a1", "link set a0 up", "route add 10.1.0.0/16 dev eth0")
     found = next(each for each in route.dump(node.rtnl, family=2, table=254) if each.dst == "10.1.0.0/16")
-    node.rtnl.batch([route.put(found.raw, link.index_of(node.rtnl, "a0"))])
+    node.rtnl.batch([route_copy.put(found.raw, link.index_of(node.rtnl, "a0"))])
     assert {each["dev"] for each in uplink.ip("route", "show", "10.1.0.0/16")} == {"eth0", "a0"}
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from underlay.errors import KernelError, StateUnwritable
-from underlay.net import addr, link, link_info, neigh, route, rule, veth
+from underlay.net import addr, link, link_info, neigh, route, route_copy, rule, veth
 from underlay.net.netns import Namespace
 from underlay.net.replay import replay
 from underlay.net.rtnl import Rtnl
@@ -98,7 +98,7 @@ def attach(node, sandbox):
             ),
         )
     default = next(each for each in route.dump(node.rtnl, family=2, table=254) if each.is_default)
-    yield [PutRoute("host", default.raw.hex(), "eth0")], lambda: node.rtnl.batch([route.remove(default)])
+    yield [PutRoute("host", default.raw.hex(), "eth0")], lambda: node.rtnl.batch([route_copy.remove(default)])
     yield (
         [DropRoute("host", "0.0.0.0/0", 254, dev="eth0", gw="172.18.0.99")],
         lambda: node.rtnl.batch([route.add("0.0.0.0/0", dev=parent, via="172.18.0.99")]),

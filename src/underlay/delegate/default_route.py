@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from underlay.net import link, route
+from underlay.net import link, route, route_copy
 from underlay.net.undo import DropRoute, PutRoute
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def move(pod: Namespace, undo: UndoLog, *, ifname: str, gateways: Sequence[str])
             *(PutRoute(where="pod", message=each.raw.hex(), dev=names[each.dev]) for each in old),
             DropRoute(where="pod", dst=dst, table=route.MAIN, dev=ifname),
         )
-        removals += [route.remove(each) for each in old]
+        removals += [route_copy.remove(each) for each in old]
         additions.append(_shared(dst, dev, own))
     pod.rtnl.batch(removals + additions)
 

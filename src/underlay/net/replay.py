@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from underlay.errors import KernelError
-from underlay.net import addr, link, neigh, route, rule, vf_restore
+from underlay.net import addr, link, neigh, route, route_copy, rule, vf_restore
 from underlay.net.netlink import Malformed, Message, pack_cidr, unpack_address
 from underlay.net.undo import (
     DropAddress,
@@ -176,7 +176,7 @@ def _located(entry: msgspec.Struct, links: dict[str, link.Link]) -> Message | No
     if isinstance(entry, DropRoute):
         return route.delete(entry.dst, dev=index, via=entry.gw, table=entry.table)
     if isinstance(entry, PutRoute):
-        return route.put(bytes.fromhex(entry.message), index)
+        return route_copy.put(bytes.fromhex(entry.message), index)
     return addr.delete(index, entry.address)
 
 

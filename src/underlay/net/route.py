@@ -6,6 +6,7 @@ Ours carry rtm_protocol PROTOCOL, so that undoing never takes away somebody else
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ from underlay.net.netlink import (
     Malformed,
     Message,
     attribute,
-    attribute_list,
     attribute_u32,
     attributes,
     fixed,
@@ -69,16 +69,13 @@ TYPE_UNICAST = 1
 RTNH_F_PERVASIVE = 2
 RTNH_F_ONLINK = 4
 _RTM_F_LOOKUP_TABLE = 0x1000
-# The other flags of a dump tell a state (dead, linkdown, offloaded) and are refused or meaningless in a request.
-_LASTING_FLAGS = RTNH_F_PERVASIVE | RTNH_F_ONLINK
-_USER_HZ = 100
 
 # family, dst_len, src_len, tos, table, protocol, scope, type: u8 each; flags u32
-_RTMSG = struct.Struct("=BBBBBBBBI")
+RTMSG = struct.Struct("=BBBBBBBBI")
 # length u16, flags u8, hops u8, interface index s32
-_RTNEXTHOP = struct.Struct("=HBBi")
-_CACHEINFO = struct.Struct("=IIi")  # clntref, lastuse, expires (in USER_HZ; IPv6 routes from router advertisements)
+RTNEXTHOP = struct.Struct("=HBBi")
 _ENOENT = 2
+_TEXTS = 512  # kept built: the routes of a network come again with every pod
 _ZERO = ("0.0.0.0", "::")  # noqa: S104 - the default route's destination
 
 
@@ -130,7 +127,7 @@ class Route(msgspec.Struct, frozen=True):
 
 def parse(body: bytes) -> Route:
     """The route in the body of an RTM_NEWROUTE. Raises Malformed."""
-    family, dst_len, _, _, table, protocol, scope, kind, _ = fixed(_RTMSG, body)
+    family, dst_len, _, _, table, protocol, scope, kind, _ = fixed(RTMSG, body)
     told = attributes(body, 12)
     nexthops = _parse_nexthops(told[RTA_MULTIPATH]) if RTA_MULTIPATH in told else ()
     dev = integer(told[RTA_OIF]) if RTA_OIF in told else nexthops[0].dev if nexthops else 0
@@ -165,19 +162,19 @@ def _gateway(told: dict[int, bytes]) -> str:
 def _parse_nexthops(payload: bytes) -> tuple[NextHop, ...]:
     return tuple(
         NextHop(dev=dev, gateway=_gateway(attributes(parts)), weight=hops + 1)
-        for _, hops, dev, parts in _split_nexthops(payload)
+        for _, hops, dev, parts in split_nexthops(payload)
     )
 
 
-def _split_nexthops(payload: bytes) -> list[tuple[int, int, int, bytes]]:
+def split_nexthops(payload: bytes) -> list[tuple[int, int, int, bytes]]:
     """Each next hop as (flags, hops, device, attributes)."""
     found: list[tuple[int, int, int, bytes]] = []
     offset = 0
-    while len(payload) - offset >= _RTNEXTHOP.size:
-        length, flags, hops, dev = _RTNEXTHOP.unpack_from(payload, offset)
-        if length < _RTNEXTHOP.size or offset + length > len(payload):
+    while len(payload) - offset >= RTNEXTHOP.size:
+        length, flags, hops, dev = RTNEXTHOP.unpack_from(payload, offset)
+        if length < RTNEXTHOP.size or offset + length > len(payload):
             raise Malformed(f"next hop claims {length} bytes of {len(payload) - offset}")
-        found.append((flags, hops, dev, payload[offset + _RTNEXTHOP.size : offset + length]))
+        found.append((flags, hops, dev, payload[offset + RTNEXTHOP.size : offset + length]))
         offset += (length + 3) & ~3
     return found
 
@@ -204,13 +201,22 @@ def add(  # noqa: PLR0913 - the parts of a route, all by keyword
     neighbour although no route says so. ``replace`` puts it in place of an existing one, ``append`` beside it.
     ``priority`` 0 is the kernel's choice (0, IPv6: 1024). Raises ValueError for a bad address.
     """
+    body, what = _built(dst, via, table, scope, src, onlink, mtu, advmss, priority, protocol)
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_APPEND if append else NLM_F_EXCL)
+    return Message(RTM_NEWROUTE, flags, body + attribute_u32(RTA_OIF, dev), what, dev)
+
+
+@lru_cache(_TEXTS)
+def _built(  # noqa: PLR0913 - what :func:`add` is told, but for the device: the same for every pod
+    dst: str, via: str, table: int, scope: int | None, src: str, onlink: bool, mtu: int, advmss: int, priority: int,
+    protocol: int,
+) -> tuple[bytes, str]:  # fmt: skip
     family, packed, length = pack_cidr(dst)
     if scope is None:
         scope = SCOPE_LINK if family == AF_INET and not via else SCOPE_GLOBAL
     body = _destination(
         family, network(packed, length), length, table, (protocol, scope, TYPE_UNICAST, RTNH_F_ONLINK if onlink else 0)
     )
-    body += attribute_u32(RTA_OIF, dev)
     if via:
         body += _via(family, via)
     if src:
@@ -222,8 +228,7 @@ def add(  # noqa: PLR0913 - the parts of a route, all by keyword
         metrics += attribute_u32(RTAX_ADVMSS, advmss)
     if metrics:
         body += nest(RTA_METRICS, metrics)
-    flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_APPEND if append else NLM_F_EXCL)
-    return Message(RTM_NEWROUTE, flags, body, _describe("add", dst, via, table), dev)
+    return body, describe("add", dst, via, table)
 
 
 def add_multipath(dst: str, nexthops: Sequence[NextHop], *, table: int = MAIN, protocol: int = PROTOCOL) -> Message:
@@ -231,11 +236,11 @@ def add_multipath(dst: str, nexthops: Sequence[NextHop], *, table: int = MAIN, p
     family, packed, length = pack_cidr(dst)
     ways = [(nexthop, _via(family, nexthop.gateway) if nexthop.gateway else b"") for nexthop in nexthops]
     hops = b"".join(
-        _RTNEXTHOP.pack(_RTNEXTHOP.size + len(via), 0, nexthop.weight - 1, nexthop.dev) + via for nexthop, via in ways
+        RTNEXTHOP.pack(RTNEXTHOP.size + len(via), 0, nexthop.weight - 1, nexthop.dev) + via for nexthop, via in ways
     )
     rest = (protocol, SCOPE_GLOBAL, TYPE_UNICAST, 0)
     body = _destination(family, network(packed, length), length, table, rest) + attribute(RTA_MULTIPATH, hops)
-    what = _describe("add", dst, " and ".join(nexthop.gateway for nexthop in nexthops), table)
+    what = describe("add", dst, " and ".join(nexthop.gateway for nexthop in nexthops), table)
     return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, what, nexthops[0].dev)
 
 
@@ -250,12 +255,12 @@ def delete(dst: str, *, dev: int = 0, via: str = "", table: int = MAIN, protocol
         body += attribute_u32(RTA_OIF, dev)
     if via:
         body += _via(family, via)
-    return Message(RTM_DELROUTE, 0, body, _describe("delete", dst, via, table), dev)
+    return Message(RTM_DELROUTE, 0, body, describe("delete", dst, via, table), dev)
 
 
 def _destination(family: int, packed: bytes, length: int, table: int, rest: tuple[int, int, int, int]) -> bytes:
     """The fixed part, table and destination; ``rest`` is protocol, scope, type, flags."""
-    head = _RTMSG.pack(family, length, 0, 0, table if table < 256 else 0, *rest)
+    head = RTMSG.pack(family, length, 0, 0, table if table < 256 else 0, *rest)
     head += attribute_u32(RTA_TABLE, table)
     return head + attribute(RTA_DST, packed) if length else head
 
@@ -267,75 +272,10 @@ def _via(family: int, gateway: str) -> bytes:
     return attribute(RTA_VIA, struct.pack("=H", own) + packed)
 
 
-def _describe(verb: str, dst: str, via: str, table: int) -> str:
+def describe(verb: str, dst: str, via: str, table: int) -> str:
+    """A change of a route in words, for a message's ``what``."""
     text = f"{verb} route {dst} via {via}" if via else f"{verb} route {dst}"
     return text if table == MAIN else f"{text} table {table}"
-
-
-def copy(route: Route, *, table: int, protocol: int | None = None) -> Message:
-    """The same route in another table, as ours (or of ``protocol``); EEXIST when it is there."""
-    body = _rebuild(route.raw, table=table, protocol=PROTOCOL if protocol is None else protocol)
-    what = _describe("copy", route.dst, route.gateway, table)
-    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, what, route.dev)
-
-
-def remove(route: Route) -> Message:
-    """Delete exactly that route, whosever it is; ESRCH when it is gone."""
-    what = _describe("remove", route.dst, route.gateway, route.table)
-    return Message(RTM_DELROUTE, 0, _rebuild(route.raw), what, route.dev)
-
-
-def put(raw: bytes, dev: int) -> Message:
-    """Add a route again from :attr:`Route.raw`, on the device of index ``dev``; EEXIST when that very route is there.
-
-    Another route of the same destination and priority does not hinder it, as it may be about to go with its link.
-    Next hops of a multipath route on other devices than the first one's stay there. Raises Malformed.
-    """
-    route = parse(raw)
-    body = _rebuild(raw, dev=dev)
-    return Message(RTM_NEWROUTE, NLM_F_CREATE, body, _describe("put back", route.dst, route.gateway, route.table), dev)
-
-
-def _rebuild(raw: bytes, *, table: int | None = None, protocol: int | None = None, dev: int = 0) -> bytes:
-    """A request's body out of a dumped one: what only tells a state is left out, the given parts are put in."""
-    family, dst_len, src_len, tos, old_table, old_protocol, scope, kind, flags = fixed(_RTMSG, raw)
-    told = attribute_list(raw, 12)
-    kinds = {number for number, _ in told}
-    if RTA_NH_ID in kinds:  # the dump spells a next hop object out, a request may only name it
-        told = [part for part in told if part[0] not in (RTA_OIF, RTA_GATEWAY, RTA_VIA, RTA_MULTIPATH, RTA_ENCAP)]
-    if table is None:
-        table = next((integer(payload) for number, payload in told if number == RTA_TABLE), old_table)
-    if protocol is None:
-        protocol = old_protocol
-    head = _RTMSG.pack(
-        family, dst_len, src_len, tos, table if table < 256 else 0, protocol, scope, kind, flags & _LASTING_FLAGS
-    )
-    body = head + attribute_u32(RTA_TABLE, table)
-    return body + b"".join(_rebuild_part(number, payload, dev) for number, payload in told)
-
-
-def _rebuild_part(kind: int, payload: bytes, dev: int) -> bytes:
-    if kind == RTA_TABLE:
-        return b""
-    if kind == RTA_OIF and dev:
-        return attribute_u32(RTA_OIF, dev)
-    if kind == RTA_CACHEINFO:
-        expires = fixed(_CACHEINFO, payload)[2]
-        return attribute_u32(RTA_EXPIRES, max(1, expires // _USER_HZ)) if expires > 0 else b""
-    if kind == RTA_MULTIPATH:
-        return attribute(RTA_MULTIPATH, _rebuild_nexthops(payload, dev))
-    if kind in (RTA_METRICS, RTA_ENCAP):
-        return nest(kind, payload + bytes(-len(payload) % 4))
-    return attribute(kind, payload)
-
-
-def _rebuild_nexthops(payload: bytes, dev: int) -> bytes:
-    nexthops = _split_nexthops(payload)
-    first = nexthops[0][2] if nexthops else 0
-    return b"".join(
-        _RTNEXTHOP.pack(len(parts) + 8, flags & _LASTING_FLAGS, hops, dev if dev and old == first else old) + parts
-        for flags, hops, old, parts in nexthops
-    )
 
 
 def dump(rtnl: Rtnl, *, family: int, table: int | None = None, dev: int = 0) -> list[Route]:
@@ -347,7 +287,7 @@ def dump(rtnl: Rtnl, *, family: int, table: int | None = None, dev: int = 0) -> 
     if not family:
         return dump(rtnl, family=AF_INET, table=table, dev=dev) + dump(rtnl, family=AF_INET6, table=table, dev=dev)
     wanted = table or 0
-    body = _RTMSG.pack(family, 0, 0, 0, wanted if wanted < 256 else 0, 0, 0, 0, 0)
+    body = RTMSG.pack(family, 0, 0, 0, wanted if wanted < 256 else 0, 0, 0, 0, 0)
     if wanted:
         body += attribute_u32(RTA_TABLE, wanted)
     try:
@@ -365,7 +305,7 @@ def default_routes(rtnl: Rtnl, family: int) -> list[Route]:
 
     ``family`` is AF_INET or AF_INET6. Raises KernelError.
     """
-    body = _RTMSG.pack(family, 0, 0, 0, MAIN, 0, 0, 0, 0) + attribute_u32(RTA_TABLE, MAIN)
+    body = RTMSG.pack(family, 0, 0, 0, MAIN, 0, 0, 0, 0) + attribute_u32(RTA_TABLE, MAIN)
     found = rtnl.dump(Message(RTM_GETROUTE, 0, body, "list routes"))
     routes = [parse(each) for _, each in found if not each[1]]
     return sorted((one for one in routes if one.type == TYPE_UNICAST), key=lambda one: one.priority)
@@ -394,5 +334,5 @@ def lookup_message(address: str) -> Message:
     """The get of the route that the kernel would take to an address; for :meth:`Rtnl.requests`."""
     family, packed = pack_address(address)
     flags = _RTM_F_LOOKUP_TABLE if family == AF_INET else 0  # IPv6 refuses the flag, and tells the table without it
-    body = _RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(RTA_DST, packed)
+    body = RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, flags) + attribute(RTA_DST, packed)
     return Message(RTM_GETROUTE, 0, body, f"find the route to {address}")

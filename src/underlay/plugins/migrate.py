@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from underlay.net import route
+from underlay.net import route, route_copy
 from underlay.net.undo import DropRoute, DropRule, PutRoute
 from underlay.plugins import hijack, nic_table, wiring
 
@@ -56,7 +56,7 @@ def plan(view: PodView, name: str, table: int, addresses: Iterable[str], familie
 
 def _copy(migration: Migration, one: Route, name: str, table: int) -> None:
     migration.entries.append(DropRoute("pod", one.dst, table, name, one.gateway))
-    migration.messages.append(route.copy(one, table=table))
+    migration.messages.append(route_copy.copy(one, table=table))
     if one.is_default:
         migration.entries.append(PutRoute("pod", one.raw.hex(), name))
-        migration.messages.append(route.remove(one))
+        migration.messages.append(route_copy.remove(one))

@@ -8,7 +8,7 @@ import msgspec
 
 from underlay.cni import config
 from underlay.errors import UnderlayError
-from underlay.net import neigh, replay, route
+from underlay.net import neigh, replay, route, route_copy
 from underlay.net.netlink import NLM_F_CREATE
 from underlay.net.undo import DropIdleRule
 from underlay.plugins import chained, chained_nic, nic_table, pod_view, wiring
@@ -60,7 +60,7 @@ def _leave_host(addresses: set[str], table: int, host: Namespace) -> None:
         )  # there is no route to a subnet that is not the node's
     ]
     host.rtnl.batch(
-        [*map(route.remove, routes), *(neigh.delete(one.index, one.address) for one in entries)],
+        [*map(route_copy.remove, routes), *(neigh.delete(one.index, one.address) for one in entries)],
         tolerate=wiring.MISSING,
     )
     idle: list[msgspec.Struct] = [DropIdleRule("host", family, table, wiring.NODE_RULE) for family in (4, 6)]
@@ -84,7 +84,7 @@ def _emptying(view: PodView, table: int) -> list[Message]:
             if one.table != table or one.protocol != route.PROTOCOL:
                 continue
             if one.is_default:
-                back = route.copy(one, table=route.MAIN)
+                back = route_copy.copy(one, table=route.MAIN)
                 messages.append(msgspec.structs.replace(back, flags=NLM_F_CREATE))  # beside that of the NIC that leaves
-            messages.append(route.remove(one))
+            messages.append(route_copy.remove(one))
     return messages

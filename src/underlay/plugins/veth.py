@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from underlay.cni.result import Interface, Result
 from underlay.errors import CheckFailed, InterfaceExists, InvalidConfig, KernelError, LimitedConnectivity, UnderlayError
-from underlay.net import link, neigh, replay, route
+from underlay.net import link, neigh, replay, route, route_copy
 from underlay.net.undo import DropLink, DropNeighbour, DropRoute, DropRule
 from underlay.net.veth import create as create_veth
 from underlay.plugins import chained, chained_nic, migrate, nic_table, node_address, pod_view, wiring
@@ -312,7 +312,7 @@ def _leave_pod(addresses: Sequence[str], ifname: str, pod: Namespace) -> None:
         for one in view.routes[family]
         if one.table in tables and one.protocol == route.PROTOCOL
     ]
-    pod.rtnl.batch([*wiring.rule_deletions(rules), *map(route.remove, routes)], tolerate=wiring.MISSING)
+    pod.rtnl.batch([*wiring.rule_deletions(rules), *map(route_copy.remove, routes)], tolerate=wiring.MISSING)
 
 
 PLUGIN: Plugin = Veth()
