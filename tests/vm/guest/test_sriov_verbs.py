@@ -176,6 +176,7 @@ def test_the_answer_does_not_wait_for_the_wire_and_the_announcement_does(
         result = node.add(pod, "eth0", sriov(pf.vfs[0], "172.18.7.5/16", "fd00:18::7:5/64"), report=report)
         assert len(report.afterwards) == 1
         report.answered(None)
+        assert [event for level, event, _ in node.log.lines if level == "warn"] == []  # the link came in time
         mac = result["interfaces"][0]["mac"]
         assert len(tap.until(is_announcement(mac, "172.18.7.5"), is_announcement(mac, "fd00:18::7:5"))) == 2
         assert "LOWER_UP" in pod.link("eth0")["flags"]
