@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from underlay.cli import adopt
-from underlay.errors import NotAvailable, UnderlayError
+from underlay.cli import adopt, status
+from underlay.errors import DeadlineExceeded, NotAvailable, UnderlayError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,11 @@ examples:
 """
 _ANSWER_SECONDS = 10.0
 _START_HINT = "Start the daemon: the pools are at the API server."
+_ASK_HINT = "Ask that daemon: name its run directory (--run-dir) or its configuration file (--config)."
+_ELSEWHERE_HINT = (
+    "Start the daemon, or name the directories of the one that is meant (--run-dir, --state-dir, --config); "
+    "explain reads manifests alone with --manifest-dir."
+)
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -155,12 +161,14 @@ def _ask(options: argparse.Namespace, request: bytes) -> bytes:
 
     settings = _settings(options)
     try:
-        status, answer = frame.ask(
+        failed, answer = frame.ask(
             f"{settings.run_dir}/underlay.sock", frame.request(PLUGIN, {}, request), time.monotonic() + _ANSWER_SECONDS
         )
     except (FileNotFoundError, ConnectionRefusedError):
         return _serve(settings, request)
-    if status:
+    except (OSError, DeadlineExceeded) as error:
+        raise status.unanswered(settings.run_dir, error) from error
+    if failed:
         raise _refusal(answer)
     return answer
 
@@ -170,17 +178,24 @@ def _serve(settings: Any, request: bytes) -> bytes:
 
     from underlay.daemon import pool_desk, pools
     from underlay.daemon.config import LogSettings
-    from underlay.daemon.lock import Lock, private_directory
+    from underlay.daemon.lock import AlreadyRunning, Lock, private_directory
     from underlay.daemon.log import Logs
     from underlay.daemon.pool_desk import Wish
     from underlay.kube.manifests import Manifests
 
     log = Logs(LogSettings(level="error", plugin_dir=""))
     manifests = Manifests(settings.manifest_dir, log)
-    if pools.in_cluster(settings, manifests) and msgspec.json.decode(request, type=Wish).act not in ("list", "who"):
+    act = msgspec.json.decode(request, type=Wish).act
+    if pools.in_cluster(settings, manifests) and act not in ("list", "who"):
         raise NotAvailable("no daemon runs, and which addresses are this node's is for it to know", hint=_START_HINT)
+    if act != "reserve" and not os.path.lexists(settings.state_dir):  # a look makes none, least of all where nobody is
+        words = f"no daemon answers in {settings.run_dir}, and {settings.state_dir} is not there"
+        raise NotAvailable(words, hint=_ELSEWHERE_HINT)
     private_directory(settings.state_dir)
-    lock = Lock(settings.state_dir)
+    try:
+        lock = Lock(settings.state_dir)
+    except AlreadyRunning as error:
+        raise AlreadyRunning(error.message, hint=_ASK_HINT) from error
     plugin = pools.embedded(settings.state_dir, manifests, log, rest=settings.pool_rest, node=settings.kube.node_name)
     try:
         return pool_desk.serve(plugin, manifests, None, request)
