@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.net.test_pci import PF, VF0, VF1, device, pci
 
-from underlay.cli import devices, main
+from underlay.cli import main
+from underlay.cli.columns import table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,4 +69,4 @@ def test_a_sysfs_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_columns_are_as_wide_as_their_cells() -> None:
-    assert devices.table([("A", "B"), ("long", "x")]) == "A     B\nlong  x\n"
+    assert table([("A", "B"), ("long", "x")]) == "A     B\nlong  x\n"

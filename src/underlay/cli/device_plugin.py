@@ -92,7 +92,8 @@ def _check(path: str, prefix: str) -> int:
 
 
 def _once(options: argparse.Namespace) -> int:
-    from underlay.cli.devices import sysfs, table
+    from underlay.cli.columns import table
+    from underlay.cli.devices import sysfs
     from underlay.device_plugin.followed import Followed
     from underlay.device_plugin.inventory import Inventory
     from underlay.net.netns import Namespace

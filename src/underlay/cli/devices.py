@@ -7,10 +7,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from underlay.cli.columns import table
 from underlay.errors import IOFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from underlay.delegate.ledger import Ledger
     from underlay.net.link import Link
@@ -86,13 +87,6 @@ def devices(pci: Pci, host: Namespace, ledger: Ledger | None) -> Iterator[dict[s
                 "kind": "vf", "pf": pf.address, "number": number, "settings": _settings(told.get(number)),
                 "pod": _owner(ledger, address),
             }  # fmt: skip
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """The rows in columns, each as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "".join(f"{line}\n" for line in lines)
 
 
 def _owners(path: str) -> Ledger | None:

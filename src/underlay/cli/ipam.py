@@ -11,10 +11,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from underlay.cli import adopt, status
+from underlay.cli.columns import table
 from underlay.errors import DeadlineExceeded, NotAvailable, UnderlayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from underlay.daemon.pool_explain import Explained, Nic
 
@@ -229,10 +230,3 @@ def _settings(options: argparse.Namespace) -> Any:
 
     keys = ("run_dir", "state_dir", "manifest_dir")
     return config.load(options.config, {key: value for key in keys if (value := getattr(options, key, None))})
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of cells as aligned lines; the first are headings."""
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "".join(line.rstrip() + "\n" for line in lines)
