@@ -49,7 +49,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--bin-dir", type=Path, default=Path(install.DEFAULT_BIN_DIR), help="default: %(default)s")
+    parser.add_argument(
+        "--bin-dir", type=Path, default=Path(install.DEFAULT_BIN_DIR), metavar="DIR", help="default: %(default)s"
+    )
     parser.add_argument(
         "--conf-dir", default=runtime_files.DIRECTORY, metavar="DIR", help="the runtime's (%(default)s)"
     )
