@@ -192,3 +192,11 @@ def test_a_stream_that_nobody_has_is_no_fault(stream: str) -> None:
         ["sh", "-c", f'"$@" {stream}', "sh", *UNDERLAY, "version"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", sorted({*COMMANDS, *SERVICES} - {"version"}))
+def test_help_says_what_a_command_does_and_shows_how(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    _, _, examples = capsys.readouterr().out.partition("\nexample")
+    assert f" underlay {command}" in examples

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.net.test_pci import PF, VF0, VF1, device, pci
 
-from underlay.cli import devices, main
+from underlay.cli import main
+from underlay.cli.columns import table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from tests.conftest import Netns
 
     from underlay.net.pci import Pci
@@ -56,5 +57,16 @@ def test_a_node_without_any_says_so(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(run(capsys, tmp_path, "--json")) == []
 
 
+@pytest.mark.parametrize("place", ["none", "file"])
+def test_a_sysfs_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "config.json").write_text(
+        '{"resourceList": [{"resourceName": "vf", "selectors": [{"drivers": ["a"]}]}]}'
+    )
+    for command in (["devices"], ["device-plugin", "--once", f"--config={tmp_path}/config.json"]):
+        assert main.main([*command, f"--sysfs={tmp_path / place}"]) == 1
+        assert f"{tmp_path / place} is no directory" in capsys.readouterr().err
+
+
 def test_columns_are_as_wide_as_their_cells() -> None:
-    assert devices.table([("A", "B"), ("long", "x")]) == "A     B\nlong  x\n"
+    assert table([("A", "B"), ("long", "x")]) == "A     B\nlong  x\n"

@@ -173,6 +173,7 @@ def test_what_the_api_server_lacks_or_refuses_is_named(bench: Bench, server: Api
     server.stop()
     (away,) = node_checks.api_server(node)
     assert (away.state, server.url in away.message) == ("fail", True)
+    assert "the address in the kubeconfig" in away.hint
 
 
 def test_without_an_api_server_the_directory_of_manifests_is_looked_for(bench: Bench, tmp_path: Path) -> None:
@@ -199,6 +200,25 @@ def test_a_disk_that_is_full_or_read_only_is_named(bench: Bench) -> None:
             assert node_checks.state_directory(bench.node(state_dir=f"{bench.state}/new")).state == state
         finally:
             subprocess.run(["umount", bench.state], check=True)
+
+
+@pytest.mark.parametrize("named", ["state", "state/below"])
+def test_a_file_in_the_place_of_the_state_directory_is_named(bench: Bench, named: str) -> None:
+    bench.state.rmdir()
+    bench.state.touch()
+    found = node_checks.state_directory(bench.node(state_dir=f"{bench.root}/{named}"))
+    assert (found.state, found.message) == ("fail", f"{bench.state} is not a directory")
+    assert found.hint
+
+
+def test_who_may_not_ask_the_daemon_is_told_so(bench: Bench) -> None:
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *UNDERLAY, "doctor", "--json", *bench.flags()],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    asked = next(each for each in json.loads(done.stdout) if each["what"] == "daemon")
+    assert "Permission denied" in asked["message"]
+    assert "as root" in asked["hint"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -179,3 +181,31 @@ def test_purge_empties_what_is_a_daemons(bench: Bench) -> None:
     (bench.state / "of somebody").write_text("x")
     assert bench.uninstall("--purge") == 0
     assert os.listdir(bench.state) == ["of somebody"]
+
+
+def test_a_ledger_that_may_not_be_looked_at_is_not_an_empty_one(bench: Bench, tmp_path: Path) -> None:
+    bench.attach("web", DROPS)
+    bench.state.chmod(0o700)
+    seen = tmp_path / "seen"  # as the state directory lies where everybody may go
+    seen.mkdir()
+    looked = ["uninstall", "--dry-run", f"--bin-dir={bench.bin}", f"--conf-dir={bench.conf}", f"--state-dir={seen}"]
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1"; shift; exec "$@"', bench.state, seen,
+         *nobody, sys.executable, "-m", "underlay", *looked],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"cannot look at {seen}/ledger.db: Permission denied" in done.stderr
+    assert "as root" in done.stderr
+
+
+def test_a_name_that_is_anothers_or_nobodys_is_told(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    (bench.bin / "macvlan").write_text("another's")
+    assert bench.uninstall("macvlan", "ipvlan", "veth") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"removed         {bench.bin}/veth",
+        f"not ours        {bench.bin}/macvlan",
+        f"not there       {bench.bin}/ipvlan",
+    ]
+    assert (bench.bin / "macvlan").read_text() == "another's"

@@ -126,8 +126,9 @@ def test_the_kubeconfig_of_multus_own_file_counts_where_nothing_else_says_how_th
 def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
     with pytest.raises(IOFailure, match="does not exist"):
         config.load(str(tmp_path / "none.yaml"), {})
-    with pytest.raises(IOFailure, match="cannot read"):
+    with pytest.raises(IOFailure, match=r"cannot read .*: Is a directory") as caught:
         config.load(str(tmp_path), {})
+    assert "--config" in caught.value.hint
 
 
 @pytest.mark.parametrize(("address", "parts"), [("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:0", ("::1", 0))])
@@ -143,6 +144,8 @@ def test_health_addresses_are_taken_apart(address: str, parts: tuple[str, int]) 
         ({"run_dir": "/" + "r" * 80}, "the command line: run_dir: .* is longer than 80 bytes"),
         ({"bin_dir": ["opt"]}, "the command line: bin_dir: 'opt'"),
         ({"log": {"file": "log"}}, "the command line: log.file: 'log'"),
+        ({"multus_daemon_config": "m"}, "the command line: multus_daemon_config: 'm'"),
+        ({"kube": {"kubeconfig": 1, "node_name": "n"}}, "the command line: kube.kubeconfig: Expected `str`"),
     ],
 )
 def test_a_fault_of_a_flag_is_not_laid_to_the_file(tmp_path: Path, flags: dict[str, Any], words: str) -> None:

@@ -5,6 +5,7 @@ import resource
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
@@ -550,3 +551,24 @@ def test_a_look_at_a_ledger_on_a_disk_that_is_read_only(small_disk: Path, log: L
     ledger.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert [row.container_id for row in Ledger.look(ledger.path).rows()] == ["c0", "c1"]
+
+
+def test_a_ledger_is_read_where_there_is_no_disk_at_all_that_can_be_written(small_disk: Path, log: Log) -> None:
+    """As in a container whose root is read-only, on a node whose disk has become so."""
+    ledger = Ledger(str(small_disk / "ledger.db"), log)
+    filled(ledger, 2)
+    ledger.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    sealed = 'for d in /tmp /var/tmp; do mount --rbind $d $d; mount -o remount,bind,ro $d; done; cd /proc; "$@"'
+    read = """
+import sys
+from underlay.delegate.ledger import Ledger
+for ledger in Ledger(sys.argv[1], lambda *_, **__: None), Ledger.look(sys.argv[1]):
+    print([row.container_id for row in ledger.rows()])
+"""
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", sealed, "sh", sys.executable, "-c", read, ledger.path],
+        env={key: value for key, value in os.environ.items() if key not in ("TMPDIR", "TEMP", "TMP")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout.splitlines(), done.stderr) == (["['c0', 'c1']"] * 2, "")

@@ -129,7 +129,7 @@ def test_what_is_installed_lays_its_own_shim(installed: Path, tmp_path: Path) ->
 
 
 def test_a_machine_without_a_shim_is_named(installed: Path, tmp_path: Path) -> None:
-    python = [installed / "python", "-c"]
+    python = [installed / "python", "-I", "-c"]  # nor what PYTHONPATH leads to
     script = (
         "import os, sys; real = os.uname(); os.uname = lambda: os.uname_result((*real[:4], 'riscv64'))\n"
         "from underlay.cli.main import main; sys.exit(main(sys.argv[1:]))"

@@ -148,7 +148,7 @@ def test_a_table_that_somebody_fills_is_left_to_him(node: Node, pod: Netns) -> N
     first(node, pod)
     pod.batch("route add 10.1.0.0/16 via 172.18.0.1 table 100", "rule add from 10.2.0.0/16 lookup 101")
     second(node, pod)
-    assert rules_from(pod) == {"10.2.0.0/16": "101", "172.18.7.6": "102"} or rules_from(pod)["172.18.7.6"] == "102"
+    assert rules_from(pod) == {"10.2.0.0": "101", "172.18.7.6": "102"}
     assert node.delete(pod, "net1") == []
     assert pod.ip("route", "show", "table", "100")[0]["dst"] == "10.1.0.0/16"
 

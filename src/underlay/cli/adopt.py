@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from underlay.cli.columns import table
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -69,8 +71,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _print(found: Sequence[Verdict], options: argparse.Namespace) -> None:
     import msgspec
-
-    from underlay.cli.ipam import table
 
     done = "set aside" if options.apply else "to be set aside"
     if options.json:

@@ -92,15 +92,16 @@ def _check(path: str, prefix: str) -> int:
 
 
 def _once(options: argparse.Namespace) -> int:
-    from underlay.cli.devices import table
+    from underlay.cli.columns import table
+    from underlay.cli.devices import sysfs
     from underlay.device_plugin.followed import Followed
     from underlay.device_plugin.inventory import Inventory
     from underlay.net.netns import Namespace
-    from underlay.net.pci import Pci
 
+    pci = sysfs(options.sysfs)
     resources = Followed(options.config, options.resource_prefix, _warn).resources
     with Namespace.current() as host:
-        found = Inventory(Pci(options.sysfs), host, resources).look(time.monotonic())
+        found = Inventory(pci, host, resources).look(time.monotonic())
     rows = [_COLUMNS]
     for resource, devices in found.items():
         rows += [
@@ -115,7 +116,8 @@ def _once(options: argparse.Namespace) -> int:
 
 
 def _warn(_level: str, _event: str, /, **fields: object) -> None:
-    print("underlay: warning: {file}: {field}: {problem} {hint}".format(**fields).rstrip(), file=sys.stderr)
+    hint = f" ({fields['hint']})" if fields["hint"] else ""
+    print("underlay: warning: {file}: {field}: {problem}".format(**fields) + hint, file=sys.stderr)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -7,8 +7,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from underlay.cli.columns import table
+from underlay.errors import IOFailure
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from underlay.delegate.ledger import Ledger
     from underlay.net.link import Link
@@ -39,14 +42,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what there is; returns 0. Raises KernelError, and IOFailure for a ledger that cannot be read."""
+    """Print what there is; returns 0. Raises KernelError, IOFailure for a sysfs or ledger that cannot be read."""
     import msgspec
 
     from underlay.net.netns import Namespace
-    from underlay.net.pci import Pci
 
+    pci = sysfs(options.sysfs)
     with Namespace.current() as host:
-        listed = list(devices(Pci(options.sysfs), host, _owners(os.path.join(options.state_dir, "ledger.db"))))
+        listed = list(devices(pci, host, _owners(os.path.join(options.state_dir, "ledger.db"))))
     if options.json:
         sys.stdout.write(msgspec.json.encode(listed).decode() + "\n")
     elif listed:
@@ -54,6 +57,15 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("no NIC of this node can have virtual functions (SR-IOV)")
     return 0
+
+
+def sysfs(root: str) -> Pci:
+    """What lies below there. Raises IOFailure where nothing can: a node without SR-IOV looks just the same."""
+    from underlay.net.pci import Pci
+
+    if not os.path.isdir(root):
+        raise IOFailure(f"{root} is no directory", hint="Correct --sysfs: it names where sysfs is mounted.")
+    return Pci(root)
 
 
 def devices(pci: Pci, host: Namespace, ledger: Ledger | None) -> Iterator[dict[str, Any]]:
@@ -75,13 +87,6 @@ def devices(pci: Pci, host: Namespace, ledger: Ledger | None) -> Iterator[dict[s
                 "kind": "vf", "pf": pf.address, "number": number, "settings": _settings(told.get(number)),
                 "pod": _owner(ledger, address),
             }  # fmt: skip
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """The rows in columns, each as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "".join(f"{line}\n" for line in lines)
 
 
 def _owners(path: str) -> Ledger | None:

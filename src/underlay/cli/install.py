@@ -6,6 +6,7 @@ them, so that a runtime finds a whole plugin at any time; a fault on the way put
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import os
@@ -16,7 +17,6 @@ from underlay.cli import shim_binary
 from underlay.errors import InvalidConfig, IOFailure
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator, Sequence
 
 BUILT_IN = ("multus", "veth", "router", "macvlan", "ipvlan", "vlan", "sriov", "host-local", "static", "spiderpool")
@@ -25,13 +25,27 @@ DEFAULT_NAMES = ("multus", "veth", "router")
 DEFAULT_BIN_DIR = "/opt/cni/bin"
 DEFAULT_RUN_DIR = "/run/underlay"
 KEPT = ".before-underlay"
+_EPILOG = """\
+All names are one file, the shim, which finds the daemon by the run directory that is written into it.
+
+examples:
+  underlay install                             multus, veth and router
+  underlay install --all                       macvlan, IPAM and the rest too
+  underlay install --force multus multus-shim  in the place of Multus' own
+  underlay install --bin-dir /run/lab/bin --run-dir /run/lab
+"""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand; it sets ``run``, which takes the parsed arguments and returns the exit status."""
-    lay = subparsers.add_parser("install", help="lay the shim under the plugins' names into a CNI bin directory")
-    lay.add_argument("--bin-dir", type=Path, default=Path(DEFAULT_BIN_DIR), help="default: %(default)s")
-    lay.add_argument("--run-dir", default=DEFAULT_RUN_DIR, help="the daemon's run directory (default: %(default)s)")
+    lay = subparsers.add_parser(
+        "install",
+        description="Lay the executables that the container runtime calls; what is as it should be stays untouched.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    lay.add_argument("--bin-dir", type=Path, default=Path(DEFAULT_BIN_DIR), metavar="DIR", help="default: %(default)s")
+    lay.add_argument("--run-dir", default=DEFAULT_RUN_DIR, metavar="DIR", help="the daemon's (default: %(default)s)")
     lay.add_argument("--all", action="store_true", help=f"every built-in plugin: {' '.join(BUILT_IN)}")
     lay.add_argument("--force", action="store_true", help=f"replace others' plugins, kept as .NAME{KEPT}")
     lay.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(DEFAULT_NAMES)}")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-from underlay.cli import adopt
-from underlay.errors import NotAvailable, UnderlayError
+from underlay.cli import adopt, status
+from underlay.cli.columns import table
+from underlay.errors import DeadlineExceeded, NotAvailable, UnderlayError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from underlay.daemon.pool_explain import Explained, Nic
 
@@ -30,6 +34,8 @@ examples:
 """
 _ANSWER_SECONDS = 10.0
 _START_HINT = "Start the daemon: the pools are at the API server."
+_ASK_HINT = "Ask that daemon: name its run directory (--run-dir) or its configuration file (--config)."
+_ELSEWHERE_HINT = "Start it, or name the directories of the one that is meant (--run-dir, --state-dir, --config)."
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -155,12 +161,14 @@ def _ask(options: argparse.Namespace, request: bytes) -> bytes:
 
     settings = _settings(options)
     try:
-        status, answer = frame.ask(
+        failed, answer = frame.ask(
             f"{settings.run_dir}/underlay.sock", frame.request(PLUGIN, {}, request), time.monotonic() + _ANSWER_SECONDS
         )
     except (FileNotFoundError, ConnectionRefusedError):
         return _serve(settings, request)
-    if status:
+    except (OSError, DeadlineExceeded) as error:
+        raise status.unanswered(settings.run_dir, error) from error
+    if failed:
         raise _refusal(answer)
     return answer
 
@@ -170,23 +178,43 @@ def _serve(settings: Any, request: bytes) -> bytes:
 
     from underlay.daemon import pool_desk, pools
     from underlay.daemon.config import LogSettings
-    from underlay.daemon.lock import Lock, private_directory
     from underlay.daemon.log import Logs
     from underlay.daemon.pool_desk import Wish
     from underlay.kube.manifests import Manifests
 
     log = Logs(LogSettings(level="error", plugin_dir=""))
     manifests = Manifests(settings.manifest_dir, log)
-    if pools.in_cluster(settings, manifests) and msgspec.json.decode(request, type=Wish).act not in ("list", "who"):
-        raise NotAvailable("no daemon runs, and which addresses are this node's is for it to know", hint=_START_HINT)
-    private_directory(settings.state_dir)
-    lock = Lock(settings.state_dir)
-    plugin = pools.embedded(settings.state_dir, manifests, log, rest=settings.pool_rest, node=settings.kube.node_name)
-    try:
-        return pool_desk.serve(plugin, manifests, None, request)
-    finally:
-        plugin.close()
-        lock.release()
+    wish = msgspec.json.decode(request, type=Wish)
+    act = wish.act
+    if pools.in_cluster(settings, manifests) and (act not in ("list", "who") or wish.everywhere):
+        told = "what the nodes report" if wish.everywhere else "which addresses are this node's"
+        raise NotAvailable(f"no daemon runs, and {told} is for it to know", hint=_START_HINT)
+    with _held(settings, act) as directory:
+        plugin = pools.embedded(directory, manifests, log, rest=settings.pool_rest, node=settings.kube.node_name)
+        with contextlib.closing(plugin):
+            return pool_desk.serve(plugin, manifests, None, request)
+
+
+@contextlib.contextmanager
+def _held(settings: Any, act: str) -> Iterator[str]:
+    """The state directory, kept from a daemon that starts meanwhile. Where there is none, only a reservation makes it:
+    explain takes everything for free, and who asks for what is in use has probably named another one than was meant.
+    """
+    from underlay.daemon.lock import AlreadyRunning, Lock, private_directory
+
+    directory = settings.state_dir
+    with contextlib.ExitStack() as scope:
+        if act != "reserve" and not os.path.lexists(directory):
+            if act != "explain":
+                words = f"no daemon answers in {settings.run_dir}, and {directory} is not there"
+                raise NotAvailable(words, hint=_ELSEWHERE_HINT)
+            directory = scope.enter_context(tempfile.TemporaryDirectory())
+        private_directory(directory)
+        try:
+            scope.callback(Lock(directory).release)
+        except AlreadyRunning as error:
+            raise AlreadyRunning(error.message, hint=_ASK_HINT) from error
+        yield directory
 
 
 def _refusal(answer: bytes) -> UnderlayError:
@@ -202,10 +230,3 @@ def _settings(options: argparse.Namespace) -> Any:
 
     keys = ("run_dir", "state_dir", "manifest_dir")
     return config.load(options.config, {key: value for key in keys if (value := getattr(options, key, None))})
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of cells as aligned lines; the first are headings."""
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "".join(line.rstrip() + "\n" for line in lines)

@@ -134,4 +134,6 @@ def _content(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise IOFailure(f"cannot read {printable(path)}: {error.strerror}", hint="Correct the file's name.") from error
+        raise IOFailure(
+            f"cannot read {printable(path)}: {error.strerror}", hint="Correct the file's name, or who may read it."
+        ) from error

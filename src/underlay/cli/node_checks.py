@@ -38,6 +38,8 @@ _LITTLE_SPACE = 64 << 20
 _ANOTHER_DAEMON = "/run/multus/multus.sock"
 _NETWORKS = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions?limit=1"
 _BLOCKS = "/apis/underlay.io/v1alpha1/underlayipblocks?limit=1"
+_AWAY_IN_CLUSTER: Final = "Is kube-proxy (or what serves ClusterIPs) running?"
+_AWAY_BY_KUBECONFIG: Final = "Is the address in the kubeconfig the API server's, and can it be reached from this node?"
 _AS_ROOT: Final = "Run it as root on the node, or in the daemon's own container."
 
 
@@ -160,6 +162,8 @@ def state_directory(node: Node) -> Finding:
     path = node.settings.state_dir
     while not os.path.exists(path) and path != "/":
         path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        return Finding("fail", "state", f"{path} is not a directory", "Move it away, or correct state_dir.")
     space = os.statvfs(path)
     if space.f_flag & os.ST_RDONLY or not os.access(path, os.W_OK):
         return Finding("fail", "state", f"{path} cannot be written", "Mount it so that it can be; no pod starts else.")
@@ -248,8 +252,8 @@ def daemon(node: Node) -> Finding:
     try:
         told = status.ask(where)
     except (OSError, UnderlayError) as fault:
-        words = fault.message if isinstance(fault, UnderlayError) else f"nobody answers in {where}: {fault.strerror}"
-        return Finding("fail", "daemon", words, "Start it, and look at its log.")
+        told_of = fault if isinstance(fault, UnderlayError) else status.unanswered(where, fault)
+        return Finding("fail", "daemon", told_of.message, told_of.hint)
     if not told["ready"]:
         return Finding("fail", "daemon", f"{status.in_words(told)}: {'; '.join(told['faults'])}", "See its log.")
     if told["version"] != __version__:
@@ -292,7 +296,8 @@ def api_server(node: Node) -> Iterator[Finding]:
                 yield Finding("ok", "API server", f"{access.endpoint()} answers for {target.split('/')[2]}")
         client.close()
     except (Unreachable, UnderlayError) as fault:
-        hint = fault.hint if isinstance(fault, UnderlayError) else "Is kube-proxy (or what serves ClusterIPs) running?"
+        away = _AWAY_IN_CLUSTER if kube.in_cluster else _AWAY_BY_KUBECONFIG
+        hint = fault.hint if isinstance(fault, UnderlayError) else away
         yield Finding("fail", "API server", str(fault), hint)
 
 

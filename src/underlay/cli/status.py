@@ -63,10 +63,7 @@ def run(options: argparse.Namespace) -> int:
             status = ask(options.run_dir)
         except (OSError, DeadlineExceeded) as error:
             if time.monotonic() >= deadline:
-                raise NotAvailable(
-                    f"no daemon answers in {options.run_dir}: {_reason(error)}",
-                    hint='Start it ("underlay daemon", or its systemd unit), and look at its log.',
-                ) from error
+                raise unanswered(options.run_dir, error) from error
         else:
             if status["ready"] or time.monotonic() >= deadline:
                 break
@@ -97,6 +94,16 @@ def ask(run_dir: str) -> Mapping[str, Any]:
             hint="Command and daemon are of different versions, or it is no daemon of underlay: restart the daemon.",
         )
     return status
+
+
+def unanswered(run_dir: str, error: OSError | DeadlineExceeded) -> NotAvailable:
+    """That no daemon answers in the run directory, why, and what to do about that."""
+    hint = 'Start it ("underlay daemon", or its systemd unit), and look at its log.'
+    if isinstance(error, PermissionError):
+        hint = "Run this command as root: the daemon answers nobody else."
+    elif isinstance(error, NotADirectoryError):
+        hint = "A file stands in its path: name the daemon's own run directory (--run-dir)."
+    return NotAvailable(f"no daemon answers in {run_dir}: {_reason(error)}", hint=hint)
 
 
 def _reason(error: OSError | DeadlineExceeded) -> str:

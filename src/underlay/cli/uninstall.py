@@ -49,7 +49,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--bin-dir", type=Path, default=Path(install.DEFAULT_BIN_DIR), help="default: %(default)s")
+    parser.add_argument(
+        "--bin-dir", type=Path, default=Path(install.DEFAULT_BIN_DIR), metavar="DIR", help="default: %(default)s"
+    )
     parser.add_argument(
         "--conf-dir", default=runtime_files.DIRECTORY, metavar="DIR", help="the runtime's (%(default)s)"
     )
@@ -67,7 +69,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Take away; 1 where a dry run says that it would refuse. Raises UnderlayError."""
     if args.names:
-        _take_executables(args.bin_dir, tuple(args.names))
+        _take_named(args.bin_dir, tuple(args.names))
         return 0
     against = list(_against(args))
     if against and not (args.force or args.dry_run):
@@ -88,9 +90,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _take_executables(bin_dir: Path, names: Sequence[str]) -> None:
-    for name, outcome in install.uninstall(bin_dir, names):
+def _take_executables(bin_dir: Path, names: Sequence[str]) -> set[str]:
+    """Take away what is ours of these, and say so; returns their names."""
+    done = install.uninstall(bin_dir, names)
+    for name, outcome in done:
         print(f"{outcome:15} {bin_dir / name}")
+    return {name for name, _ in done}
+
+
+def _take_named(bin_dir: Path, names: Sequence[str]) -> None:
+    """The same, and what becomes of the others: who names them expects an answer."""
+    done = _take_executables(bin_dir, names)
+    for name in dict.fromkeys(names):
+        if name not in done:
+            print(f"{'not ours' if os.path.lexists(bin_dir / name) else 'not there':15} {bin_dir / name}")
 
 
 # -- what stands against it ------------------------------------------------------------------------------------------
@@ -130,10 +143,15 @@ def _broken_by(args: argparse.Namespace) -> Iterator[UnderlayError]:
 
 
 def _held(state_dir: str) -> Iterator[Row]:
-    """The attachments that a DEL of the cluster network's own configuration would not take back."""
+    """The attachments that a DEL of the cluster network's own configuration would not take back. Raises IOFailure."""
     path = f"{state_dir}/ledger.db"
-    if not os.path.exists(path):
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as fault:  # not to be taken for a ledger that is not there
+        words = f"cannot look at {path}: {fault.strerror}"
+        raise IOFailure(words, hint="Run it as root: the ledger says which pods still need the daemon.") from fault
     from underlay.delegate import entries
     from underlay.delegate.ledger import Ledger
 

@@ -63,7 +63,7 @@ class EmptyBlocks:
         removed = 0
         try:
             for key, version in due[:_AT_A_TIME]:
-                if now >= self._until():
+                if self._monotonic() >= self._until():
                     break
                 removed += self._remove(key, version)
         except (Unreachable, Refused) as fault:  # nor would the others be

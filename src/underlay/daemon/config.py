@@ -105,12 +105,17 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
     """
     merged = _over(_read(path), flags)
     where = path or DEFAULT_FILE
+    given = {*flags, *(f"{section}.{key}" for section in _SECTIONS for key in flags.get(section, ()))}
+
+    def source(key: str) -> str:
+        return "the command line" if key in given else where
+
     _known(merged, Settings, "", where)
     for section, shape in _SECTIONS.items():
         if isinstance(merged.get(section), dict):
             _known(merged[section], shape, f"{section}.", where)
     if isinstance(theirs := merged.get("multus_daemon_config"), str) and theirs:
-        _absolute("multus_daemon_config", theirs, where)
+        _absolute("multus_daemon_config", theirs, source("multus_daemon_config"))
         from underlay.multus import daemon_file  # most daemons have none
 
         below = dict(daemon_file.load(theirs).settings)
@@ -125,9 +130,8 @@ def load(path: str | None, flags: Mapping[str, Any]) -> Settings:
         message, _, at = str(error).partition(" - at `$.")
         key = at.rstrip("`")
         hint = f"It is one of {', '.join(_CHOICES[key])}." if key in _CHOICES else _HINT
-        raise InvalidConfig(f"{where}: {key or 'the file'}: {message}", hint=hint) from error
-    given = {*flags, *(f"{section}.{key}" for section in _SECTIONS for key in flags.get(section, ()))}
-    _sane(checked, lambda key: "the command line" if key in given else where)
+        raise InvalidConfig(f"{source(key)}: {key or 'the file'}: {message}", hint=hint) from error
+    _sane(checked, source)
     return checked
 
 
@@ -156,7 +160,8 @@ def _read(path: str | None) -> dict[str, Any]:
             return {}
         raise IOFailure(f"the configuration file {where} does not exist", hint="Correct --config.") from error
     except OSError as error:
-        raise IOFailure(f"cannot read the configuration file {where}: {error.strerror}") from error
+        words = f"cannot read the configuration file {where}: {error.strerror}"
+        raise IOFailure(words, hint="Name a file with --config, one that this user may read.") from error
     settings = _decode(content, where)
     if settings is None:
         return {}
@@ -241,9 +246,8 @@ def _sane_kube(kube: KubeSettings, where: Callable[[str], str]) -> None:
     if kube.kubeconfig:
         _absolute("kube.kubeconfig", kube.kubeconfig, where("kube.kubeconfig"))
     if not node_name(kube):
-        hint = "Set it, or NODE_NAME in the environment from the pod's spec.nodeName (downward API)."
-        words = f"{where('kube.node_name')}: kube.node_name: which node this is, is not known"
-        raise InvalidConfig(words, hint=hint)
+        hint = "Set it (--node-name), or NODE_NAME in the environment from the pod's spec.nodeName (downward API)."
+        raise InvalidConfig("kube.node_name: which node this is, is not known", hint=hint)
 
 
 def node_name(kube: KubeSettings) -> str:

@@ -38,7 +38,9 @@ def private_directory(path: str) -> None:
         if status.st_uid != os.geteuid():
             raise IOFailure(
                 f"{path} belongs to uid {status.st_uid}, not to the daemon's uid {os.geteuid()}",
-                hint=f'Give it to the daemon ("chown {os.geteuid()} {path}"), or name another directory.',
+                hint=_HINTS[errno.EACCES]
+                if os.geteuid()
+                else f'Give it to the daemon ("chown 0 {path}"), or name another directory.',
             )
         if stat.S_IMODE(status.st_mode) != 0o700:
             os.chmod(path, 0o700)

@@ -59,4 +59,6 @@ def read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise IOFailure(f"cannot read {path}: {error.strerror}", hint="Correct --config.") from error
+        raise IOFailure(
+            f"cannot read {path}: {error.strerror}", hint="Correct the file's name, or who may read it."
+        ) from error

@@ -25,7 +25,7 @@ from underlay.kube.exec_credential import VERSIONS, Credential, ExecCredential
 if TYPE_CHECKING:
     from underlay.kube.source import Log
 
-_HINT = "Correct the kubeconfig; it is read again by itself once the daemon runs."
+_HINT = "Correct the kubeconfig; a daemon that runs reads it again by itself."
 _UNSUPPORTED = {
     "proxy-url": "the API server is spoken to directly",
     "username": "the API server takes no passwords since Kubernetes 1.19",

@@ -63,9 +63,9 @@ def plan(
 ) -> Plan:
     """The whole plan of a pod; without a pod that of the configuration alone.
 
-    ``parse`` is the engine's: every configuration is looked through now, so that a broken one fails before the first
-    NIC is made. Without ``devices`` no device is handed out: nobody knows which. ``attached`` is what a pod that
-    runs has already: its NICs keep their names and devices, and what the configuration asked for then stays as it is.
+    ``parse`` is the engine's: every configuration is decoded now, so that one that is none fails before the first NIC
+    is made. Without ``devices`` no device is handed out: nobody knows which. ``attached`` is what a pod that runs has
+    already: its NICs keep their names and devices, and what the configuration asked for then stays as it is.
 
     Raises InvalidAnnotation, InvalidConfig, NetworkMissing, DeviceMissing and what lookups raise.
     """

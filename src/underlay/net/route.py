@@ -75,7 +75,7 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 # length u16, flags u8, hops u8, interface index s32
 RTNEXTHOP = struct.Struct("=HBBi")
 _ENOENT = 2
-_TEXTS = 512  # kept built: the routes of a network come again with every pod
+_KEPT = 512  # kept built: the routes of a network come again with every pod
 _ZERO = ("0.0.0.0", "::")  # noqa: S104 - the default route's destination
 
 
@@ -206,7 +206,7 @@ def add(  # noqa: PLR0913 - the parts of a route, all by keyword
     return Message(RTM_NEWROUTE, flags, body + attribute_u32(RTA_OIF, dev), what, dev)
 
 
-@lru_cache(_TEXTS)
+@lru_cache(_KEPT)
 def _built(  # noqa: PLR0913 - what :func:`add` is told, but for the device: the same for every pod
     dst: str, via: str, table: int, scope: int | None, src: str, onlink: bool, mtu: int, advmss: int, priority: int,
     protocol: int,

@@ -59,7 +59,7 @@ def put(raw: bytes, dev: int) -> Message:
 def _rebuild(raw: bytes, *, table: int | None = None, protocol: int | None = None, dev: int = 0) -> bytes:
     """A request's body out of a dumped one: what only tells a state is left out, the given parts are put in."""
     family, dst_len, src_len, tos, old_table, old_protocol, scope, kind, flags = fixed(route.RTMSG, raw)
-    told = attribute_list(raw, 12)
+    told = attribute_list(raw, route.RTMSG.size)
     kinds = {number for number, _ in told}
     if route.RTA_NH_ID in kinds:  # the dump spells a next hop object out, a request may only name it
         told = [part for part in told if part[0] not in _OF_NEXT_HOPS]
@@ -93,6 +93,9 @@ def _rebuild_nexthops(payload: bytes, dev: int) -> bytes:
     nexthops = route.split_nexthops(payload)
     first = nexthops[0][2] if nexthops else 0
     return b"".join(
-        route.RTNEXTHOP.pack(len(parts) + 8, flags & _LASTING_FLAGS, hops, dev if dev and old == first else old) + parts
+        route.RTNEXTHOP.pack(
+            route.RTNEXTHOP.size + len(parts), flags & _LASTING_FLAGS, hops, dev if dev and old == first else old
+        )
+        + parts
         for flags, hops, old, parts in nexthops
     )

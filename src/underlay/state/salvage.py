@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+# The disk that has become read-only is most often the one of /tmp too, and in a container its root is.
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a directory of one's own is made there
+
 
 def take_over(source: str, target: sqlite3.Connection, tables: Mapping[str, Sequence[str]]) -> int:
     """Copy every legible row of ``tables`` (name: columns) from the file ``source`` into ``target``; return how many.
@@ -38,19 +41,29 @@ def copy(source: str, table: str) -> sqlite3.Connection | None:
     """
     memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     try:
-        with tempfile.TemporaryDirectory(prefix="underlay-") as directory:
-            beside = os.path.join(directory, "copy.db")
-            shutil.copyfile(source, beside)
-            if os.path.exists(f"{source}-wal"):
-                shutil.copyfile(f"{source}-wal", f"{beside}-wal")
-            with contextlib.closing(sqlite3.connect(beside)) as db:
-                db.backup(memory)
+        try:
+            _load(source, memory, _SHARED_MEMORY)
+        except OSError:  # it is not there, or too small
+            _load(source, memory, None)
         memory.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()  # noqa: S608 - own name
         memory.execute("PRAGMA query_only = ON")
     except (OSError, sqlite3.DatabaseError):
         memory.close()
         return None
     return memory
+
+
+def _load(source: str, memory: sqlite3.Connection, place: str | None) -> None:
+    """By way of a copy in a directory below ``place``, None where files of a moment belong. Raises OSError,
+    sqlite3.DatabaseError.
+    """
+    with tempfile.TemporaryDirectory(prefix="underlay-", dir=place) as directory:
+        beside = os.path.join(directory, "copy.db")
+        shutil.copyfile(source, beside)
+        if os.path.exists(f"{source}-wal"):
+            shutil.copyfile(f"{source}-wal", f"{beside}-wal")
+        with contextlib.closing(sqlite3.connect(beside)) as db:
+            db.backup(memory)
 
 
 def _complete(source: str) -> None:

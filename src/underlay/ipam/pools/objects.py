@@ -303,7 +303,10 @@ def parse_route(dst: str, gw: str, field: str, family: int = 0) -> Route:
             hint='Write it as "10.2.0.0/16".',
         )
     if gateway is None or gateway.family != prefix.family:
-        raise InvalidConfig(f'"{field}.gw" {gw[:60]!r} is no IPv{prefix.family} address', hint="Name the next hop.")
+        raise InvalidConfig(
+            f'"{field}.gw" {gw[:60]!r} is no IPv{prefix.family} address',
+            hint="Name the next hop, of the family of dst.",
+        )
     return Route(f"{text(prefix.family, prefix.network)}/{prefix.length}", str(gateway))
 
 
