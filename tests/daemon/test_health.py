@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import time
+from urllib.request import urlopen
 
-from underlay.daemon.health import Health
+import pytest
+
+from underlay.daemon.health import Health, Probes
 
 
 def verdict(health: Health) -> tuple[bool, bool]:
@@ -45,3 +51,24 @@ def test_a_request_far_past_its_deadline_is_no_life() -> None:
     assert verdict(health) == (False, False)
     health.end(number, failed=True)
     assert verdict(health) == (True, True)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ECONNABORTED])
+def test_a_connection_that_cannot_be_accepted_does_not_end_the_probes(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    accept, faults = socket.socket.accept, [OSError(number, os.strerror(number))]
+
+    def fails_once(listening: socket.socket) -> tuple[socket.socket, object]:
+        if faults:
+            raise faults.pop()
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", fails_once)
+    probes = Probes("127.0.0.1", 0, Health("1").status)
+    try:
+        with urlopen(f"http://127.0.0.1:{probes.port}/healthz", timeout=5) as answer:
+            assert answer.read() == b"ok\n"
+        assert faults == []
+    finally:
+        probes.close()

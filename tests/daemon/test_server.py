@@ -207,6 +207,27 @@ def test_a_worker_that_waits_for_a_child_gives_its_slot_to_the_childs_own_call(s
     assert running.workers.threads() <= 6
 
 
+def test_a_thread_that_ends_by_a_fault_of_ours_says_so_and_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults: list[Exception] = [RuntimeError("a bug")] * 3
+    said, served, end = threading.Semaphore(0), threading.Event(), threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _fault: said.release())
+
+    def work() -> bool:
+        if faults:
+            raise faults.pop()
+        served.set()
+        return not end.wait(30)
+
+    workers = Workers(work, size=1, spare=0)
+    workers.start()
+    assert served.wait(30)
+    assert all(said.acquire(timeout=30) for _ in range(3))
+    workers.stop()
+    end.set()
+    assert workers.join(time.monotonic() + 30)
+    assert workers.threads() == 0
+
+
 def test_what_waits_before_the_start_has_no_stand_in_and_keeps_no_thread_from_ending() -> None:
     """A daemon that begins with plugins' DELs: there is no socket yet that a stand-in could wait at."""
     worked: list[int] = []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import stat
 import threading
 import time
@@ -148,6 +149,34 @@ def test_something_left_running_with_the_pipes_open_is_not_waited_for(
         assert executor.run(call(tmp_path, "daemonises"), soon()) == b"done\n"
     finally:
         os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+def test_what_it_says_last_is_heard_though_only_its_end_is_told(
+    executor: Executor, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """poll(2) looks at one descriptor after the other: what is written behind its back is told the next time."""
+
+    class Late:
+        def __init__(self) -> None:
+            self._poll = select.epoll()
+            self._last = -1
+
+        def register(self, fd: int, _events: int) -> None:
+            self._last = fd  # the process itself comes last
+
+        def unregister(self, fd: int) -> None:
+            pass
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            self._poll.register(self._last, select.EPOLLIN)
+            try:
+                return self._poll.poll(timeout / 1000)
+            finally:
+                self._poll.close()
+
+    monkeypatch.setattr("underlay.delegate.exec.select.poll", Late)
+    write("brief", "#!/bin/sh\necho result; echo trace >&2")
+    assert executor.run(call(tmp_path, "brief"), soon()) == b"result\n"
 
 
 def test_a_missing_plugin_is_named_with_the_directories(executor: Executor, tmp_path: Path) -> None:

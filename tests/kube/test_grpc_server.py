@@ -282,6 +282,43 @@ def test_a_client_that_does_not_read_keeps_nobody_waiting_and_gets_the_newest() 
     assert len(told) == 5 + 200_000 + 5 + 200_000, "the first value, which was under way, and the newest"
 
 
+def asking(method: str) -> bytes:
+    """A call without content, whole."""
+    http = h2.connection.H2Connection()
+    http.initiate_connection()
+    headers = [(":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "localhost")]
+    http.send_headers(1, headers)
+    http.send_data(1, b"\0\0\0\0\0", end_stream=True)
+    return bytes(http.data_to_send())
+
+
+def test_clients_that_are_gone_when_they_are_accepted_take_nobodys_place() -> None:
+    def come_and_go(site: Serving) -> None:
+        for _ in range(10):  # the server's thread is here, and accepts them afterwards
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(site.path))
+
+    with serving() as site:
+        for _ in range(3):
+            site.do(lambda: come_and_go(site))
+            assert client.call(str(site.path), ECHO, b"on", time.monotonic() + SECONDS) == b"on"
+
+
+def test_a_client_that_a_call_finds_gone_when_it_tells_a_feed_ends_nothing_else() -> None:
+    """As Allocate does: it looks at the devices, and may find that one cannot be used."""
+    with serving() as site, socket.socket(socket.AF_UNIX) as connection:
+
+        def find(_request: bytes) -> bytes:
+            connection.close()
+            site.server.tell(WATCH, b"second")
+            raise Refused(FAILED_PRECONDITION, "it cannot be used")
+
+        site.server.calls = {**site.server.calls, FAIL: find}
+        connection.connect(str(site.path))
+        connection.sendall(asking(FAIL))
+        assert client.call(str(site.path), ECHO, b"on", time.monotonic() + SECONDS) == b"on"
+
+
 @given(st.integers(0, 2**63), st.binary(max_size=300))
 def test_numbers_and_messages_are_read_back(number: int, message: bytes) -> None:
     raw = protobuf.encode_integer(3, number) + protobuf.embed(1, message) + protobuf.encode_integer(4, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -211,3 +212,11 @@ def test_a_node_that_the_server_does_not_know_hands_nothing_out(filled, make):
     filled.put("nodes", named(NODE))
     assert until(lambda: not made.nameless())
     assert made.subject("shop", "db-0", "u1", soon()).name == "db-0"
+
+
+def test_who_asks_for_a_new_kind_of_keeper_at_the_end_leaves_no_thread(filled, make):
+    made = make()
+    made.stop()
+    before = set(threading.enumerate())
+    assert made.wanted("StatefulSet/shop/db-0") is None
+    assert set(threading.enumerate()) <= before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,6 +98,35 @@ def test_without_a_change_the_same_catalogue_is_handed_out(around: PoolManifests
     assert around.catalogue() is first  # no pool has changed
     write(tmp_path / "b.yaml", OBJECTS.split("---")[0].replace("name: a", "name: b"))
     assert set(around.catalogue().pools) == {"a", "b"}
+
+
+def test_a_thread_that_is_slow_puts_nothing_old_in_the_place_of_news(
+    around: PoolManifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, seen, go_on = around._manifests.surrounding, threading.Event(), threading.Event()
+
+    def slowly() -> Any:
+        found = look()
+        monkeypatch.setattr(around._manifests, "surrounding", look)
+        seen.set()
+        assert go_on.wait(10)
+        return found
+
+    monkeypatch.setattr(around._manifests, "surrounding", slowly)
+    slow = threading.Thread(target=around.catalogue)
+    slow.start()
+    assert seen.wait(10)
+    write(tmp_path / "all.yaml", OBJECTS.replace("{team: t1}", "{team: t2}"))
+    catalogue = around.catalogue
+
+    def overtaken() -> Any:
+        found = catalogue()
+        go_on.set()
+        slow.join()
+        return found
+
+    monkeypatch.setattr(around, "catalogue", overtaken)
+    assert around.subject("shop", "web", "u1", 0.0).namespace_labels == {"team": "t2"}
 
 
 def test_a_pod_with_its_namespace_and_its_controller(around: PoolManifests) -> None:

@@ -7,9 +7,11 @@ import time
 
 import pytest
 from tests.kube.api_server import EVENTS, PODS, Fault, pod
-from tests.kube.cluster_bench import soon, until
+from tests.kube.cluster_bench import QUICK, soon, until
 
 from underlay.kube import recorder as recorder_module
+from underlay.kube.backoff import Backoff
+from underlay.kube.faults import Refused
 from underlay.kube.objects import Pod
 
 STATUS = "k8s.v1.cni.cncf.io/network-status"
@@ -102,6 +104,45 @@ def test_an_event_that_the_server_has_forgotten_is_made_anew(server, cluster):
     cluster.event(web, "Normal", "R", "words")
     written(cluster)
     assert [each["count"] for each in server.objects.all(EVENTS)] == [2]
+
+
+def test_what_happens_while_the_server_says_that_it_has_forgotten_an_event_is_counted(server, cluster, monkeypatch):
+    web = made(server)
+    cluster.event(web, "Normal", "R", "words")
+    written(cluster)
+    (event,) = server.objects.all(EVENTS)
+    server.delete(EVENTS, "default", event["metadata"]["name"])
+    send = cluster._client.call
+
+    def refused(method, *arguments, **more):
+        try:
+            return send(method, *arguments, **more)
+        except Refused:
+            monkeypatch.setattr(cluster._client, "call", send)
+            cluster.event(web, "Normal", "R", "words")
+            raise
+
+    monkeypatch.setattr(cluster._client, "call", refused)
+    cluster.event(web, "Normal", "R", "words")
+    written(cluster)
+    assert [each["count"] for each in server.objects.all(EVENTS)] == [3]
+
+
+def test_a_status_that_was_refused_and_dropped_is_not_waited_for(server, benches, monkeypatch):
+    """Its moment passes, and whoever waited for that would look again and again while another waits for longer."""
+    server.faults.append(Fault(path="/pods/", status=500, times=2))
+    cluster = benches.make(server, start=False)
+    publisher = cluster._threads[-1]
+    for name in "ab":
+        cluster.write_status(made(server, name, name), b"[]")
+        publisher._try(*cluster._outbox.first(publisher._is_due))
+    publisher._lanes["default", "b"] = (time.monotonic() + 60, Backoff())
+    cluster.drop_status("default", "a", "a")
+    waits = []
+    monkeypatch.setattr(cluster._outbox.changed, "wait", waits.append)
+    time.sleep(QUICK.most)
+    publisher._idle()
+    assert waits[0] > 30
 
 
 def test_a_long_message_is_cut_to_what_the_server_takes(server, cluster):

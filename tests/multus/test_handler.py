@@ -162,6 +162,20 @@ def test_an_old_sandboxs_delete_leaves_the_new_ones_status(node, new_netns):
     assert node.status("default", "web-0") is None
 
 
+def test_a_delete_while_the_status_is_written_leaves_none(node, pod, monkeypatch):
+    """Of a runtime that has not waited for the answer to its ADD."""
+    node.pod("default", "web", {NETWORKS: "a"})
+    write = node.source.write_status
+
+    def a_delete_comes_first(*status):
+        assert node.call("DEL", conf(), netns=pod.path, args=args("web")) == (True, None)
+        write(*status)
+
+    monkeypatch.setattr(node.source, "write_status", a_delete_comes_first)
+    assert node.call("ADD", conf(), netns=pod.path, args=args("web"))[0]
+    assert (nics(pod), node.status("default", "web")) == ([], None)
+
+
 def test_a_second_add_is_refused_and_leaves_the_first_in_place(node, pod):
     node.pod("default", "web", {NETWORKS: "a"})
     assert node.call("ADD", conf(), netns=pod.path, args=args("web"))[0]

@@ -259,6 +259,19 @@ def test_a_pod_that_is_deleted_right_after_its_change_gets_no_status_back(node, 
     assert node.status("default", "web") is None
 
 
+def test_a_pod_that_is_deleted_while_its_changed_status_is_written_keeps_none(node, kind, pod, monkeypatch):
+    add(node, pod, "a")
+    write = node.source.write_status
+
+    def a_delete_comes_first(*status):
+        assert node.call("DEL", conf(), netns=pod.path, args=args("web")) == (True, None)
+        write(*status)
+
+    monkeypatch.setattr(node.source, "write_status", a_delete_comes_first)
+    change(node, "b")
+    assert node.status("default", "web") is None
+
+
 def test_a_delete_that_was_spooled_before_a_change_takes_what_came_by_it_too(node, kind, pod):
     add(node, pod, "a")
     spooled = time.time_ns()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from underlay.errors import KernelError
 from underlay.net import remembered
 from underlay.net.netns import Namespace
 from underlay.net.remembered import Memory
@@ -67,6 +70,22 @@ def test_a_changed_address_or_name_is_seen(host: Netns, node: Namespace, change:
         host.batch("link set eth0 down")
     host.batch(change)
     assert addresses(node) == after
+
+
+def test_a_kernel_that_could_not_be_listened_to_is_listened_to_the_next_time(
+    host: Netns, node: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf(socket.socket):
+        def bind(self, _address: object) -> None:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as once:
+        once.setattr(remembered, "connect", lambda: Deaf(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE))
+        with pytest.raises(KernelError):
+            addresses(node)
+    assert addresses(node) == {"172.18.0.11/16": "eth0"}
+    host.batch("addr del 172.18.0.11/16 dev eth0")
+    assert addresses(node) == {}
 
 
 def test_an_ipv6_address_is_seen_in_a_moment(host: Netns, node: Namespace) -> None:

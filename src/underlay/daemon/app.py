@@ -62,8 +62,7 @@ if TYPE_CHECKING:
 
     Blocking = Callable[[], AbstractContextManager[None]]
 
-_SPOOL_SECONDS = 1.0
-_HOTPLUG_SECONDS = 1.0
+_SPOOL_SECONDS = _HOTPLUG_SECONDS = 1.0
 _SETTLE_SECONDS = 1.0  # that the API server has to say which addresses are this node's, before the socket opens
 _M_ARENA_MAX = -8
 # Threads that stand in for those that wait for other plugins' processes or slow clients.
@@ -122,6 +121,7 @@ class Daemon:
         departed = self._cluster.departed if self._cluster else tuple
         self._departures = Departures(departed, self._ledger, self._reclaimer.sweep)
         self._hotplug = HotPlug(multus, engine, source, logs)
+        self._maintains = threading.Thread(target=self._maintain, name="maintenance", daemon=True)
         self._keeps_pools = threading.Thread(target=self._keep_pools, name="pool-upkeep", daemon=True)
         self._follows_pods = threading.Thread(target=self._follow_pods, name="hotplug", daemon=True)
         self._handler = Handler(
@@ -164,7 +164,7 @@ class Daemon:
         gc.freeze()  # what lives now lives as long as the daemon: no collection looks at it again
         self._server.listen(self._workers.lend)
         self._workers.start()
-        threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
+        self._maintains.start()
         if self._cluster_pools is not None:
             self._keeps_pools.start()
         if self._settings.hotplug:
@@ -184,9 +184,10 @@ class Daemon:
         self._workers.stop()
         self._server.close()
         clean = self._workers.join(deadline)
-        if self._settings.hotplug:
-            self._follows_pods.join(max(0.0, deadline - time.monotonic()))
-            clean = clean and not self._follows_pods.is_alive()
+        for thread in (self._maintains, self._follows_pods):
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+            clean = clean and not thread.is_alive()
         if self._probes is not None:
             self._probes.close()
         if self._cluster_pools is not None:
@@ -248,8 +249,7 @@ class Daemon:
         for warning in theirs.warnings:
             self._log("warn", f"{path}: {warning}")
         ours, notify = laid.Laid(self._settings.state_dir), partial(source.node_event, "Warning")
-        keeping = autoconf.Autoconf(theirs.generation, self._log, laid=ours, notify=notify)
-        self._follower = Follower(keeping, self._log)
+        self._follower = Follower(autoconf.Autoconf(theirs.generation, self._log, laid=ours, notify=notify), self._log)
         return theirs.overrides
 
     def _deliver(self, call: Call, spooled_at: int) -> None:

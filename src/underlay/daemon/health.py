@@ -136,10 +136,12 @@ class Probes:
             raise IOFailure(f"cannot listen at {host}:{port}: {error.strerror or error}", hint=hint) from error
         self.port: int = self._listening.getsockname()[1]
         self._status = status
+        self._closed = False
         threading.Thread(target=self._run, name="probes", daemon=True).start()
 
     def close(self) -> None:
         """Answer no more."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -148,8 +150,11 @@ class Probes:
         while True:
             try:
                 connection, _ = self._listening.accept()
-            except OSError:
-                return
+            except OSError:  # of one client, or of a process without descriptors: the next is to find somebody here
+                if self._closed:
+                    return
+                time.sleep(0.1)  # no event tells when there are descriptors again
+                continue
             with connection, contextlib.suppress(OSError):
                 self._answer(connection)
 

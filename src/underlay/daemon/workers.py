@@ -99,12 +99,17 @@ class Workers:
             while self._work():
                 if self._threads - self._lent > self._size and self._leave(surplus=True):
                     return
-        except ThreadLost:
-            # The thread is in a pod's namespace and cannot come back: it ends, a new one takes its place.
-            if not self._stopping:
+        except BaseException as fault:
+            # It ends, in a pod's namespace from which it cannot come back, or by a fault of ours that the log is to
+            # have; a new one takes its place.
+            if self._stopping:
+                self._leave()
+            else:
                 self._spawn()
-                return
-        self._leave()
+            if not isinstance(fault, ThreadLost):
+                raise
+        else:
+            self._leave()
 
     def _leave(self, *, surplus: bool = False) -> bool:
         """Count this thread out; with ``surplus`` only if there are still too many."""

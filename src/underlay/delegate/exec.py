@@ -231,6 +231,8 @@ class _Conversation:
                     break
                 self._serve({fd for fd, _ in ready})
                 if any(fd == pidfd for fd, _ in ready):
+                    # poll looks at one after the other: the last words may have come behind its back
+                    self._serve({self._out, self._err} - {-1})
                     return True
         finally:
             os.close(pidfd)
@@ -241,10 +243,10 @@ class _Conversation:
         if self._in in ready:
             self._feed()
         if self._out in ready:
-            self._drain(self._out, self.stdout)
+            self._out = self._drain(self._out, self.stdout)
             self.overflow = len(self.stdout) > _STDOUT_LIMIT
         if self._err in ready:
-            self._drain(self._err, self.stderr)
+            self._err = self._drain(self._err, self.stderr)
             del self.stderr[:-_STDERR_KEPT]
 
     def _feed(self) -> None:
@@ -259,12 +261,14 @@ class _Conversation:
             self._child.stdin.close()
             self._in = -1
 
-    def _drain(self, fd: int, into: bytearray) -> None:
+    def _drain(self, fd: int, into: bytearray) -> int:
+        """Read what is there; returns ``fd``, or -1 where it has ended."""
         try:
             while chunk := os.read(fd, 65536):
                 into += chunk
                 if len(into) > _STDOUT_LIMIT:
-                    return
+                    return fd
         except BlockingIOError:
-            return
+            return fd
         self._poll.unregister(fd)
+        return -1

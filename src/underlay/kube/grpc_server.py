@@ -162,7 +162,9 @@ class Server:
             connection.close()
             return
         connection.setblocking(False)
-        self._connections.add(_Connection(connection, self))
+        accepted = _Connection(connection, self)
+        self._connections.add(accepted)
+        accepted.begin()
 
 
 @dataclass(slots=True)
@@ -188,8 +190,11 @@ class _Connection:
         self._http = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self._streams: dict[int, _Stream] = {}
         self._unsent = bytearray()
+
+    def begin(self) -> None:
+        """Speak first. The server knows the connection by now, since this may be its end."""
         self._http.initiate_connection()
-        server.selector.register(connection, selectors.EVENT_READ, self._ready)
+        self._server.selector.register(self._connection, selectors.EVENT_READ, self._ready)
         self._send()
 
     def tell(self, method: str, value: bytes) -> None:
@@ -318,7 +323,9 @@ class _Connection:
 
     def _finish(self, number: int, status: int, words: str = "") -> None:
         """End a stream with a status; what of it was not sent is left out."""
-        stream = self._streams.pop(number)
+        stream = self._streams.pop(number, None)
+        if stream is None:  # what was called has told a feed, and found the client gone
+            return
         trailers = [("grpc-status", str(status))]
         if words:
             trailers.append(("grpc-message", quote(words, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")))

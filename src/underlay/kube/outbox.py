@@ -114,11 +114,17 @@ class Outbox:
             self._replace(number, change(waiting))
             return True
 
-    def replace(self, number: int, write: Write) -> None:
-        """Put another write in the place of one, if that still waits."""
+    def make_anew(self, number: int) -> None:
+        """The Event that a write counts is not there any more: it is made again, as it is to be told by now."""
         with self.changed:
-            if number in self._writes:
-                self._replace(number, write)
+            now = self._writes.get(number)
+            if isinstance(now, EventWrite):
+                self._replace(number, msgspec.structs.replace(now, made=False))
+
+    def lanes(self) -> set[Key]:
+        """Those that anything waits in."""
+        with self.changed:
+            return {each.lane for each in self._writes.values()}
 
     def drop_status(self, namespace: str, name: str, uid: str) -> None:
         """Forget the statuses of a pod that wait: of that UID, of a static pod, or of all UIDs for an empty one."""

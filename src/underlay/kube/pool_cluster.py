@@ -78,6 +78,7 @@ class PoolCluster:
         self._objects = (self._pools, self._reserved, self._subnets, self._nodes)
         self._keepers: dict[str, tuple[Cache[Document], ...]] = {}
         self._lock = threading.Lock()
+        self._stopping = False
         self._seen: object = None
         self._catalogue = Catalogue()
         self._clashes = surrounding.Clashes(log)
@@ -96,6 +97,7 @@ class PoolCluster:
     def stop(self) -> None:
         """Begin nothing new."""
         with self._lock:
+            self._stopping = True
             threads = list(self._threads)
         for thread in threads:
             thread.stop()
@@ -173,7 +175,7 @@ class PoolCluster:
             if kind not in self._keepers:
                 before = len(self._threads)
                 self._keepers[kind] = tuple(self._watched(each, Nowhere()) for each in _KEEPERS.get(kind, ()))
-                for thread in self._threads[before:]:
+                for thread in () if self._stopping else self._threads[before:]:
                     thread.start()
             return self._keepers[kind]
 

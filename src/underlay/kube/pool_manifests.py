@@ -53,6 +53,7 @@ class PoolManifests:
         around = self._manifests.surrounding()
         if around is not self._seen:
             with self._lock:
+                around = self._manifests.surrounding()  # another thread may have seen news since
                 if around is not self._seen:
                     self._build(*around)
                     self._seen = around

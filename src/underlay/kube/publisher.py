@@ -94,10 +94,10 @@ class Publisher:
         with self._outbox.changed:
             if self._stopping.is_set() or self._outbox.first(self._is_due):
                 return
+            used = self._outbox.lanes()  # what a pod's DEL has dropped is not waited for
+            self._lanes = {lane: waiting for lane, waiting in self._lanes.items() if lane in used}
             due = min((lane[0] for lane in self._lanes.values()), default=None)
             self._outbox.changed.wait(None if due is None else max(0.01, due - time.monotonic()))
-            if not len(self._outbox):
-                self._lanes.clear()
 
     def _is_due(self, lane: Key) -> bool:
         waiting = self._lanes.get(lane)
@@ -132,7 +132,7 @@ class Publisher:
         """Whether that refusal is the end of it; otherwise it is tried again later, or in another way."""
         if isinstance(write, EventWrite):
             if write.made and fault.status == 404:  # Events live an hour: this one is made anew
-                self._outbox.replace(number, msgspec.structs.replace(write, made=False))
+                self._outbox.make_anew(number)
                 return False
             over = fault.status < 500
             if over and fault.status not in (404, 409):

@@ -66,6 +66,10 @@ class Questions:
             asking.found = self._get(resource, key[0], key[1], deadline)
         except TryAgain as fault:
             asking.fault = fault
+        except BaseException:  # nobody else is to take no answer for "there is none"
+            words = f"{_shown(resource, key)} is not known yet: the request for it broke off"
+            asking.fault = TryAgain(words, hint=AWAY_HINT)
+            raise
         finally:
             with self._lock:
                 del self._asking[(resource.kind, *key)]

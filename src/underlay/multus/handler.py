@@ -133,7 +133,7 @@ class Multus:
             raise named(error, place) from error
         if pod is not None and adding is not None:
             adding.attached(attachments, results)
-            self.publish(pod, attachments, results, mtus)
+            self.publish(pod, request.container_id, attachments, results, mtus)
         return results[0]
 
     def delete(self, request: Request, deadline: float, report: Report, *, before: int | None = None) -> None:
@@ -344,14 +344,19 @@ class Multus:
         return Origin(OWNER, config.name if config else "", request.ifname, kept)
 
     def publish(
-        self, pod: Pod, attachments: Sequence[Attachment], results: Sequence[Result], mtus: Mapping[str, int]
-    ) -> None:
+        self, pod: Pod, container_id: str, attachments: Sequence[Attachment], results: Sequence[Result],
+        mtus: Mapping[str, int],
+    ) -> None:  # fmt: skip
         """Write network-status (:func:`status.statuses`). The pod is attached whether or not that succeeds."""
         infos = {each.info_file: self._info.read(each.info_file) for each in attachments if each.info_file}
         try:
             self._source.write_status(pod, status.encode(status.statuses(attachments, results, infos, mtus)))
         except StateUnwritable as error:
             self._log("error", "network-status is not written", pod=f"{pod.namespace}/{pod.name}", cause=error.message)
+        if self._engine.ledger.may_know(container_id):
+            return
+        if not self._engine.pod_elsewhere(pod.namespace, pod.name, container_id):  # a DEL was there in between
+            self._source.drop_status(pod.namespace, pod.name, pod.uid)
 
 
 def _identity(request: Request) -> tuple[str, str]:

@@ -124,7 +124,7 @@ class HotPlug:
             return  # a DEL came after, and has withdrawn the status
         attachments = [replace(each, info_file=str(each.runtime.get(INFO_FILE, ""))) for each, _, _ in whole]
         mtus = {each.ifname: mtu for each, _, mtu in whole}
-        self._multus.publish(pod, attachments, [result for _, result, _ in whole], mtus)
+        self._multus.publish(pod, sandbox.container_id, attachments, [result for _, result, _ in whole], mtus)
 
     def _succeeded(self, sandbox: Sandbox, origin: Origin, pod: Pod, changes: Changes, begun: float) -> None:
         whole = self._engine.whole(sandbox.container_id, origin)

@@ -109,10 +109,15 @@ class Memory:
         self._rp_filter.clear()
         try:
             with ns.entered():
-                self._socket = connect()
-            self._socket.bind((0, sum(1 << group - 1 for group in _GROUPS)))
+                made = connect()
+            try:
+                made.bind((0, sum(1 << group - 1 for group in _GROUPS)))
+            except OSError:
+                made.close()  # it would never hear anything
+                raise
         except OSError as error:
             raise KernelError("listen to what the kernel tells of its interfaces", error.errno or errno.EIO) from error
+        self._socket = made
 
 
 def addresses(ns: Namespace, families: Collection[int]) -> Owners:

@@ -305,6 +305,61 @@ def test_leases_that_the_file_lost_are_restored_from_the_attachments(tmp_path: P
     node.journal.close()
 
 
+def test_what_is_restored_is_not_ended_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its end is on the disk before its beginning, and comes back at the next start."""
+    node = Node(str(tmp_path / "pools.db"))
+    node.world.define("a", subnet="10.1.0.0/16", ips=["10.1.0.10-10.1.0.12"], default=True)
+    node.add("p")
+    known = node.leases.everything()
+    node.delete("p")
+    node.journal.forget_rested(1 << 62)
+    node.restart()
+    put = node.journal.put
+
+    def another_thread_meanwhile(leases: Iterable[Lease]) -> None:
+        monkeypatch.setattr(node.journal, "put", put)
+        node.leases.drop(node.leases.everything())
+        put(leases)
+
+    monkeypatch.setattr(node.journal, "put", another_thread_meanwhile)
+    assert node.leases.restore(known) == known
+    before = node.states()
+    node.restart()
+    assert node.states() == before
+    node.journal.close()
+
+
+def test_a_thread_that_is_slow_does_not_go_back_to_the_pools_it_has_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(str(tmp_path / "pools.db"))
+    node.world.define("a", subnet="10.1.0.0/16", ips=["10.1.0.10-10.1.0.12"], default=True)
+    look, subject = node.world.catalogue, node.world.subject
+    seen, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Any:
+        found = look()
+        monkeypatch.setattr(node.world, "catalogue", look)
+        seen.set()
+        assert go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(node.world, "catalogue", slowly)
+    slow = threading.Thread(target=node.plugin.follow)
+    slow.start()
+    assert seen.wait(30)
+    node.world.define("b", subnet="10.2.0.0/16", ips=["10.2.0.10-10.2.0.12"])
+
+    def overtaken(*asked: Any) -> Any:
+        go_on.set()
+        slow.join()
+        return subject(*asked)
+
+    monkeypatch.setattr(node.world, "subject", overtaken)
+    assert node.address("p", default_ipv4_ippool=["b"]) == "10.2.0.10"
+    node.journal.close()
+
+
 def test_threads_that_write_at_once_share_a_transaction(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     commits: list[int] = []
     commit = journal._commit

@@ -245,8 +245,7 @@ class Leases:
                 raise NoAddressLeft(f"{address} of pool {pool!r} is not this node's to hand out",
                                     hint="Reserve it on the node that owns it.")  # fmt: skip
             if not space.claim(address.value, lease):
-                owner = self.at(address)
-                words = owner.owner() if owner else "in use by a host outside"
+                words = owner.owner() if (owner := self.at(address)) else "in use by a host outside"
                 raise NoAddressLeft(f"{address} cannot be reserved: it is {words}", hint="Release it first.")
         try:
             self._journal.put([lease])
@@ -258,18 +257,19 @@ class Leases:
         self._blocks.touched([lease])
 
     def restore(self, leases: Iterable[Lease]) -> list[Lease]:
-        """Hold what somebody else knows to be held and the journal does not; returns that. An address that the journal
-        says is another's stays theirs.
-        """
+        """Hold what others know to be held and the journal does not; returns that. What it says is another's stays."""
         lost: list[Lease] = []
         with self._lock:
-            for lease in leases:
-                space = self._spaces[lease.family]
-                if lease.value not in space.taken:
-                    space.put(lease.value, lease)
-                    self._index.add(lease)
-                    lost.append(lease)
-        self._journal.put(lost)
+            for one in leases:
+                if one.value not in (space := self._spaces[one.family]).taken:
+                    space.put(one.value, one)
+                    lost.append(one)
+        try:
+            self._journal.put(lost)
+        finally:  # not before may anybody end it: the journal would have its beginning after its end
+            with self._lock:
+                for one in lost:
+                    self._index.add(one)
         self._blocks.touched(lost)
         return lost
 

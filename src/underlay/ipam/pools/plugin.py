@@ -9,6 +9,7 @@ Budget: 150 µs without the probe, however many addresses are taken.
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, Protocol
@@ -103,6 +104,7 @@ class Spiderpool(sections.Parsing):
         self._log = log
         self._wire = wire
         self._tell = tell
+        self._following = threading.Lock()
 
     def add(
         self,
@@ -197,7 +199,9 @@ class Spiderpool(sections.Parsing):
         """Have the leases follow the pools as they are now; returns those."""
         catalogue = self.surroundings.catalogue()
         if not self.leases.follows(catalogue):
-            self.cuts.follow(catalogue, self.leases)
+            with self._following:
+                catalogue = self.surroundings.catalogue()  # another thread may follow newer ones by now
+                self.cuts.follow(catalogue, self.leases)
         return catalogue
 
     def after_reboot(self, keep: frozenset[tuple[str, str]]) -> None:
