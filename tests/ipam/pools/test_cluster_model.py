@@ -76,6 +76,8 @@ class Cluster(RuleBasedStateMachine):
 
         def make_again(before: str, container: str, after: str, again: str) -> None:
             self.made.nodes[before].delete(container)
+            if after in self.given_up:
+                return  # as in add
             with contextlib.suppress(NoAddressLeft, TryAgain):
                 self.pods[again] = after, self.made.nodes[after].add(again, pools, seconds=5.0).shown
 
