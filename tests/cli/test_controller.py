@@ -107,7 +107,10 @@ def test_what_a_node_owns_that_is_not_ready_is_given_away_where_that_is_wanted(
     assert until(lambda: status(server).get("totalIPCount") == 10)
     time.sleep(2.0)
     assert until(lambda: server.objects.all(BLOCKS)[0]["spec"].get("owned") == owners, 15)
-    assert running.stop()[0] == 0
+    code, lines = running.stop()
+    assert code == 0
+    warned = [line["event"] for line in lines if line["level"] == "warn" and "reclaim" in line["event"]]
+    assert warned == (["--reclaim-not-ready-after 1 is less than 300 seconds"] if flags else [])
 
 
 def test_while_the_api_server_is_away_it_is_alive_and_not_ready(tmp_path: Path) -> None:

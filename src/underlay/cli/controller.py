@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS = 10.0
 _LEAST_UNREADY, _MOST_UNREADY = 1.0, 604800.0
+_TOLERATED = 300.0  # the toleration that Kubernetes gives a pod for a node that is not ready, unless it has its own
 _EPILOG = """\
 Of several, the one that holds the Lease "underlay-controller" writes:
   status of SpiderIPPools and SpiderSubnets, SpiderEndpoints, the condition Valid of what slipped past the webhook;
@@ -112,6 +113,11 @@ def _controller(options: argparse.Namespace, log: Logs) -> Controller:
             f"--reclaim-not-ready-after {unready:g} is not within {_LEAST_UNREADY:g} and {_MOST_UNREADY:g} seconds",
             hint="Kubernetes itself deletes the pods of such a node after 300. Leave it out to take nothing by time.",
         )
+    if unready is not None and unready < _TOLERATED:
+        log(
+            "warn", f"--reclaim-not-ready-after {unready:g} is less than {_TOLERATED:g} seconds",
+            hint="Kubernetes leaves pods on such a node for that long: more of them run on when theirs is given away.",
+        )  # fmt: skip
     access = InCluster(os.environ, log) if options.in_cluster else Kubeconfig(options.kubeconfig, log, options.context)
     name = options.identity or os.environ.get("POD_NAME") or os.uname().nodename
     settings = Settings(
