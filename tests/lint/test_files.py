@@ -379,8 +379,10 @@ def test_a_document_of_another_program_is_noted_and_the_next_looked_at(text):
     ]
 
 
-def test_an_empty_file_holds_nothing():
-    assert look(("x.yaml", b""), ("y.yaml", b"# nothing\n---\n")) == []
+@pytest.mark.parametrize("content", [b"", b"# later\n", b"---\n---\n"])
+def test_of_a_file_with_nothing_in_it_that_is_said(content: bytes):
+    (found,) = look(("a.yaml", content))
+    assert (found.severity, found.subject.file, found.message) == ("info", "a.yaml", "there is nothing in it")
 
 
 SEED_IPAM = {"type": "spiderpool", "log_level": "DEBUG", "log_file_max_size": 100}

@@ -112,6 +112,9 @@ def _configuration(name: str, raw: bytes, linter: Linter, seen: _Seen) -> None:
 def _manifest(name: str, raw: bytes, linter: Linter, namespace: str, seen: _Seen) -> None:
     try:
         documents = manifest.decode(name, raw)
+        if all(document is None for document in documents):
+            hint = "Give a CNI configuration, or manifests; what is piped in here may have failed before."
+            seen.findings.append(Finding(Subject(name), Severity.INFO, "", "there is nothing in it", hint))
         for n, document in enumerate(documents):
             if document is not None and not (isinstance(document, dict) and {"kind", "apiVersion"} & set(document)):
                 documents[n] = None  # the values of a chart, another program's settings
