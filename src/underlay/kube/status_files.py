@@ -40,9 +40,11 @@ class StatusFiles:
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                longer = os.fstat(fd).st_size > os.write(fd, status)
-                if longer:
-                    os.ftruncate(fd, len(status))
+                written = os.write(fd, status)
+                while written < len(status):  # the disk is full: the next write says so
+                    written += os.write(fd, status[written:])
+                if os.fstat(fd).st_size > written:
+                    os.ftruncate(fd, written)
             finally:
                 os.close(fd)
             os.rename(temporary, os.path.join(directory, name + SUFFIX))
