@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from fcntl import LOCK_EX, flock
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.full_disk import file_size_limit
 from tests.keep import Keep
 
 from underlay.cni.config import parse_plugin
@@ -370,17 +369,6 @@ def test_a_file_in_the_place_of_the_directory_is_a_clear_error(net):
     with pytest.raises(StateUnwritable, match="net"):
         net.add()
     net.delete()
-
-
-@contextmanager
-def file_size_limit(limit):
-    """Writing beyond it fails with EFBIG, as on a full disk with ENOSPC."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_no_half_reservation(net):
