@@ -4,6 +4,7 @@ import os
 import resource
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -16,9 +17,11 @@ from underlay.delegate import entries
 from underlay.delegate.ledger import Ledger
 from underlay.delegate.reclaim import Reclaimer
 from underlay.net.undo import DropRoute
+from underlay.state import salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.conftest import Netns, State
 
@@ -74,7 +77,14 @@ def test_a_dead_sandbox_is_reclaimed_at_start(bench: Bench, mortal: Netns) -> No
     assert bench.ledger.rows() == []
 
 
-def test_a_sandbox_that_cannot_be_looked_at_is_alive(bench: Bench, pod: Netns) -> None:
+def test_a_sandbox_that_cannot_be_looked_at_is_alive_and_nothing_is_left_of_looking(
+    bench: Bench, pod: Netns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passing = [tmp_path / "shm", tmp_path / "tmp"]
+    for each in passing:
+        each.mkdir()
+    monkeypatch.setattr(salvage, "_SHARED_MEMORY", str(passing[0]))
+    monkeypatch.setattr(tempfile, "tempdir", str(passing[1]))
     attach(bench, pod)
     reclaimer = reborn(bench)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -86,6 +96,7 @@ def test_a_sandbox_that_cannot_be_looked_at_is_alive(bench: Bench, pod: Netns) -
             reclaimer.sweep()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert [os.listdir(each) for each in passing] == [[], []]
     assert len(bench.ledger.rows()) == 1
     assert bench.reserved()
 

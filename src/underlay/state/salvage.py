@@ -57,13 +57,19 @@ def _load(source: str, memory: sqlite3.Connection, place: str | None) -> None:
     """By way of a copy in a directory below ``place``, None where files of a moment belong. Raises OSError,
     sqlite3.DatabaseError.
     """
-    with tempfile.TemporaryDirectory(prefix="underlay-", dir=place) as directory:
-        beside = os.path.join(directory, "copy.db")
+    directory = tempfile.mkdtemp(prefix="underlay-", dir=place)
+    beside = os.path.join(directory, "copy.db")
+    try:
         shutil.copyfile(source, beside)
         if os.path.exists(f"{source}-wal"):
             shutil.copyfile(f"{source}-wal", f"{beside}-wal")
         with contextlib.closing(sqlite3.connect(beside)) as db:
             db.backup(memory)
+    finally:  # by name: to look into a directory takes a descriptor, and there may be none left
+        for name in (beside, f"{beside}-wal", f"{beside}-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        os.rmdir(directory)
 
 
 def _complete(source: str) -> None:
