@@ -24,7 +24,7 @@ def tell(pod: Namespace, announcements: Mapping[int, tuple[str, Sequence[str]]],
     with pod:
         for index, (mac, addresses) in announcements.items():
             try:
-                if not carrier.wait(pod, index, until=until):
+                if not carrier.wait_to_send(pod, index, until=until):
                     log("warn", "addresses announced without a link", mac=mac)
                 announce(pod, index, mac, addresses)
             except KernelError as error:

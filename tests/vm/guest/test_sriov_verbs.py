@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.multus.multus_node import ShimAndDaemon
-from tests.plugins.conftest import CONTAINER, Conf, Node, Tap
+from tests.plugins.conftest import CONTAINER, Conf, Log, Node, Tap
 from tests.plugins.test_macvlan import is_announcement
 from tests.vm.guest.conftest import PF, Pf, wait_for
 from tests.vm.guest.test_sriov import MAC, sriov
 
 from underlay.cli import main
+from underlay.delegate import wire
 from underlay.delegate.report import Report
 from underlay.errors import NotAvailable
-from underlay.net import vf_restore
+from underlay.net import link, vf_restore
+from underlay.net.netns import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,3 +186,29 @@ def test_the_answer_does_not_wait_for_the_wire_and_the_announcement_does(
     finally:
         tap.close()
     assert node.delete(pod, "eth0") == []
+
+
+def test_an_announcement_is_heard_though_the_link_is_seen_before_the_kernel_sends(pf: Pf, lan: Netns) -> None:
+    with Namespace.current() as here:
+        index, log = link.index_of(here.rtnl, pf.vfs[0].name), Log()
+        nic = link.get_index(here.rtnl, index)
+        assert nic is not None
+        for number in range(20):
+            tap, address = Tap(lan, "lan0"), f"172.18.9.{number}"
+            here.rtnl.batch([link.change(index=index, up=True)])
+            assert seen(here, index)
+            wire.tell(Namespace.current(), {index: (nic.mac, [address])}, log)
+            assert tap.until(is_announcement(nic.mac, address))
+            tap.close()
+            here.rtnl.batch([link.change(index=index, up=False)])
+        assert log.lines == []
+
+
+def seen(here: Namespace, index: int) -> bool:
+    """The carrier, looked for without a pause."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        found = link.get_index(here.rtnl, index)
+        if found is not None and found.carrier:
+            return True
+    return False
