@@ -267,7 +267,8 @@ def test_a_kubelet_that_starts_anew_is_registered_with_again(node: Node, kubelet
         kubelet.start()
         assert kubelet.endpoint(NIC).lists[-1] == {VF0: Told(HEALTHY, 0)}
         assert kubelet.endpoint(PROGRAM).allocate([VF1])
-        assert sorted(kubelet.registrations) == [PROGRAM, PROGRAM, NIC, NIC]
+        assert sorted(kubelet.registrations[:2]) == [PROGRAM, NIC]
+        assert set(kubelet.registrations[2:]) == {PROGRAM, NIC}  # at least once: its socket may be seen twice
 
 
 def test_a_plugin_that_is_there_first_waits_for_the_kubelet(node: Node) -> None:
